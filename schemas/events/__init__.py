@@ -1,0 +1,1 @@
+"""Event schemas: one tree for every schema language."""
