@@ -277,6 +277,12 @@ def _check_scalar(value: Any) -> Any:
     return value
 
 
+def _check_any(entries: dict[str, Any]) -> dict[str, Any]:
+    if not entries:
+        raise ValueError("EV107")
+    return entries
+
+
 def _later_life(value: Any) -> Any:
     if isinstance(value, str) and value in ("ratchet", "kms"):
         raise ValueError("EV111 not available yet: write derived, or leave it out")
@@ -289,6 +295,12 @@ _Scalar = Annotated[Any, BeforeValidator(_check_scalar), WithJsonSchema({"type":
 _PathOrPaths = Annotated[
     Annotated[_EventPath, Tag("<text>")] | Annotated[_EventPaths, Tag("<list>")],
     Discriminator(lambda value: "<list>" if isinstance(value, list) else "<text>"),
+]
+
+
+_OnlyIf = Annotated[
+    dict[_EventPath, Annotated[list[_Scalar], Field(min_length=1), AfterValidator(_check_distinct)]],
+    AfterValidator(_check_any),
 ]
 
 
@@ -356,20 +368,12 @@ class EventForm(Form):
         | None
     ) = Field(default=None, description="whose privacy it is")
     type: TypeForm | None = Field(default=None, description="which events this policy is for")
-    only_if: dict[_EventPath, Annotated[list[_Scalar], Field(min_length=1), AfterValidator(_check_distinct)]] | None = Field(
-        default=None,
-        description="values that must all hold: other events are counted and leave no trace",
-        json_schema_extra={"minProperties": 1},
+    only_if: _OnlyIf | None = Field(
+        default=None, description="values that must all hold: others are counted and leave no trace", json_schema_extra={"minProperties": 1}
     )
     max_ahead: Duration = Field(
         default=Duration(1, "h"), description="how far ahead of its arrival an event may be dated", json_schema_extra={"default": "1h"}
     )
-
-    @model_validator(mode="after")
-    def _check_only_if(self) -> EventForm:
-        if self.only_if is not None and not self.only_if:
-            raise ValueError("EV107 only_if is empty: write path: [values]")
-        return self
 
 
 class WindowForm(Form):

@@ -1,0 +1,1 @@
+"""What runs: the job graph, sources, sinks, runners, reports and the command line."""

@@ -1,0 +1,1 @@
+"""The one door for refused events: seal, store, open."""

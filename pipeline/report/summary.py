@@ -1,0 +1,92 @@
+"""What became of the events, per policy: for a person, and as JSON for a program. Counts only, and names from policy and schema."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+
+from eventveil.schemas.errors import CODES
+
+__all__ = ["PolicySummary", "Summary", "summarize"]
+
+
+@dataclass
+class PolicySummary:
+    """Counts of one policy. `into` = out + refused + filtered.
+
+    Attributes:
+        drift: events with fields that the schema does not know, by their deepest known parent; an event may count twice.
+        rules: values treated by place in the policy; a name ending in " otherwise" counts values that could not be placed.
+    """
+
+    policy: str
+    version: int
+    digest: str
+    into: int = 0
+    out: int = 0
+    filtered: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+    drift: dict[str, int] = field(default_factory=dict)
+    rules: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def refused_total(self) -> int:
+        return sum(self.refused.values())
+
+    @property
+    def balanced(self) -> bool:
+        return self.into == self.out + self.refused_total + self.filtered
+
+
+@dataclass
+class Summary:
+    """A whole run."""
+
+    job: str
+    seconds: float
+    keys: str
+    policies: list[PolicySummary]
+
+    def as_json(self) -> dict[str, object]:
+        policies = []
+        for one in self.policies:
+            told = asdict(one)
+            told["in"] = told.pop("into")
+            policies.append(told)
+        return {"job": self.job, "seconds": round(self.seconds, 3), "keys": self.keys, "policies": policies}
+
+    def lines(self) -> Iterable[str]:
+        """The summary for a person."""
+        for one in self.policies:
+            yield f"{one.policy} (version {one.version}, policy digest {one.digest[:12]})"
+            parts = [f"in {one.into:,}", f"out {one.out:,}", f"refused {one.refused_total:,}"]
+            if one.filtered:
+                parts.append(f"filtered {one.filtered:,}")
+            yield "  " + "  ".join(parts)
+            for code, number in sorted(one.refused.items()):
+                yield f"  refused {number:,}: {code} {CODES[code][0]}"
+            for path, number in sorted(one.drift.items()):
+                yield f"  drift {number:,}: fields unknown to the schema in {path}"
+        total = max((one.into for one in self.policies), default=0)
+        rate = f", {total / self.seconds:,.0f} events/s" if self.seconds > 0 and total else ""
+        yield f"{self.seconds:.1f} s{rate}, start-up included"
+
+
+def summarize(
+    job: str, seconds: float, keys: str, policies: Iterable[tuple[str, int, str]], counters: Mapping[str, int]
+) -> Summary:
+    """Sort Beam's counters (named ``policy|what[|which]``) by policy."""
+    found = {name: PolicySummary(name, version, digest) for name, version, digest in policies}
+    for counter, number in counters.items():
+        policy, what, *which = counter.split("|", 2)
+        one = found[policy]
+        if what == "in":
+            one.into = number
+        elif what == "out":
+            one.out = number
+        elif what == "filtered":
+            one.filtered = number
+        else:
+            table = {"refused": one.refused, "drift": one.drift, "rule": one.rules}[what]
+            table[which[0]] = number
+    return Summary(job, seconds, keys, list(found.values()))

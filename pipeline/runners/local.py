@@ -1,0 +1,45 @@
+"""local: the embedded runner. Nothing to install but the wheel; one process, one or several threads."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
+
+from eventveil.pipeline.graph import FileJob, build
+from eventveil.schemas.errors import EventveilError
+from eventveil.transforms.beam.guard import internal_error, take_failures
+
+__all__ = ["run"]
+
+
+def run(job: FileJob, workers: int = 1) -> Mapping[str, int]:
+    """Run a job to its end; returns Beam's counters.
+
+    Args:
+        workers: threads that treat ranges at the same time.
+
+    Raises:
+        EventveilError: the first error of the job, in the order of the codes, as it was raised on the worker.
+    """
+    # Beam logs each failure with its whole stack; ours is told once, by the command line.
+    logging.getLogger("apache_beam").setLevel(max(logging.getLogger().level, logging.CRITICAL))
+    options = PipelineOptions(flags=[], runner="FnApiRunner")
+    direct = options.view_as(DirectOptions)
+    direct.direct_num_workers = workers
+    direct.direct_running_mode = "multi_threading" if workers > 1 else "in_memory"
+    take_failures()
+    try:
+        pipeline = beam.Pipeline(runner="FnApiRunner", options=options)
+        build(pipeline, job)
+        result = pipeline.run()
+        result.wait_until_finish()
+    except EventveilError:
+        raise
+    except Exception as error:
+        failures = take_failures()
+        raise (min(failures, key=lambda one: one.problems) if failures else internal_error(error)) from None
+    found = result.metrics().query(beam.metrics.MetricsFilter().with_namespace("eventveil"))
+    return {counter.key.metric.name: counter.committed for counter in found["counters"]}

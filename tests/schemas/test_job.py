@@ -1,0 +1,362 @@
+"""The job's grammar: what it reads, what the environment fills in, and what never stands in it."""
+
+from __future__ import annotations
+
+import glob
+import json
+import pickle
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from eventveil.schemas.errors import PolicyError
+from eventveil.schemas.job import DeadLettersDoc, InputDoc, Job, Limit, OutputDoc, VariantDoc, job_json_schema, load_job, parse_job
+
+HEAD = "job: retail\n"
+INPUT = "input: {uri: in.jsonl}\n"
+VARIANTS = "variants:\n- {policy: p.yaml, output: {uri: out}}\n"
+
+
+def read(text: str = "", file: str = "job.yaml", **environ: str) -> Job:
+    for name, default in (("variants", VARIANTS), ("input", INPUT), ("job", HEAD)):
+        if f"\n{name}:" not in f"\n{text}":
+            text = text + default
+    return parse_job(text, file, environ)
+
+
+def refused(text: str, **environ: str) -> list[str]:
+    with pytest.raises(PolicyError) as caught:
+        read(text, **environ)
+    return [f"{problem.line} {problem.code} {problem.fact}" for problem in caught.value.problems]
+
+
+class TestWhatAJobSays:
+    def test_the_least_job_has_defaults(self) -> None:
+        found = read()
+
+        assert ("retail", InputDoc(("in.jsonl",))) == (found.name, found.input)
+        assert (VariantDoc(None, Path("p.yaml"), OutputDoc("out")),) == found.variants
+        assert (None, None, False, "local", 1) == (found.keys, found.dead_letters, found.allow_loss, found.runner, found.workers)
+        assert [None] * 5 == [found.max_refused, found.max_event_bytes, found.part_bytes, found.batch_bytes, found.summary]
+
+    def test_a_full_job(self) -> None:
+        found = read(
+            "input: {uri: [a.gz, b.gz], format: jsonl, compression: gzip}\n"
+            "variants:\n"
+            "- {name: x, policy: x.yaml, output: {uri: out/x, format: parquet, partition_by: window}}\n"
+            "- {name: y, policy: y.yaml, output: {uri: out/y}}\n"
+            "keys: keyring.json\n"
+            "dead_letters: {uri: refused/, custodian: custodian.pub}\n"
+            "allow_loss: true\nrunner: local\nworkers: 2\nmax_refused: 5%\n"
+            "max_event_bytes: 1000\npart_bytes: 2000\nbatch_bytes: 3000\nsummary: summary.json\n"
+        )
+
+        assert InputDoc(("a.gz", "b.gz"), "jsonl", "gzip") == found.input
+        assert (
+            VariantDoc("x", Path("x.yaml"), OutputDoc("out/x", "parquet", "window")),
+            VariantDoc("y", Path("y.yaml"), OutputDoc("out/y")),
+        ) == found.variants
+        assert ("keyring.json", DeadLettersDoc("refused", Path("custodian.pub"))) == (found.keys, found.dead_letters)
+        assert (True, "local", 2, Limit(share=Fraction(1, 20))) == (found.allow_loss, found.runner, found.workers, found.max_refused)
+        assert (1000, 2000, 3000, Path("summary.json")) == (found.max_event_bytes, found.part_bytes, found.batch_bytes, found.summary)
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("workers: 0\n", "1 EV103 workers must be at least 1, not 0"),
+            ("workers: 65\n", "1 EV103 workers must be at most 64, not 65"),
+            ('workers: "2"\n', "1 EV103 workers must be a whole number, not '2'"),
+            ("workers: true\n", "1 EV103 workers must be a whole number, not true"),
+            ("part_bytes: 33554433\n", "1 EV103 part_bytes must be at most 33554432, not 33554433"),
+            ("batch_bytes: 0\n", "1 EV103 batch_bytes must be at least 1, not 0"),
+            ("allow_loss: yes\n", "1 EV103 allow_loss must be true or false, not 'yes'"),
+            ("runner: spark\n", "1 EV103 runner cannot be 'spark'"),
+            ("keys:\n", "1 EV107 keys is empty"),
+            ("keys: ''\n", "1 EV107 keys is empty"),
+            ("summary: 5\n", "1 EV108 summary must be text, and 5 is a number"),
+            ("job: a/b\n", "1 EV103 job 'a/b': not a name"),
+            ("input: in.jsonl\n", "1 EV103 input must be a mapping, not 'in.jsonl'"),
+            ("input: {}\n", "1 EV104 input.uri is missing"),
+            ("input: {uri: []}\n", "1 EV107 input.uri is empty"),
+            ("input: {uri: [a, 5]}\n", "1 EV108 input.uri[1] must be text, and 5 is a number"),
+            ("input: {uri: a, format: json}\n", "1 EV103 input.format cannot be 'json'"),
+            ("input: {uri: a, compression: bz2}\n", "1 EV103 input.compression cannot be 'bz2'"),
+            ("input: {uri: a, url: b}\n", "1 EV102 unknown entry 'url' in input"),
+            ("variants: []\n", "1 EV107 variants is empty"),
+            ("variants: {}\n", "1 EV103 variants must be a list, not a mapping"),
+            ("variants:\n- {policy: p, output: out}\n", "2 EV103 variants[0].output must be a mapping, not 'out'"),
+            ("variants:\n- {policy: p, output: {uri: o, partition_by: day}}\n", "2 EV103 variants[0].output.partition_by cannot be 'day'"),
+            ("variants:\n- {policy: p, output: {uri: o, fromat: avro}}\n", "2 EV102 unknown entry 'fromat' in variants[0].output"),
+            ("dead_letters: {uri: refused}\n", "1 EV104 dead_letters.custodian is missing"),
+            ("dead_letters: refused\n", "1 EV103 dead_letters must be a mapping, not 'refused'"),
+            ("wokers: 2\n", "1 EV102 unknown entry 'wokers'"),
+            ("input: {uri: 'ftp://x/y'}\n", "1 EV103 input.uri 'ftp://x/y': no kind of place that we know"),
+        ],
+    )
+    def test_what_is_wrong_says_where(self, text: str, expected: str) -> None:
+        assert [expected] == refused(text)
+
+    @pytest.mark.parametrize("name", ["job", "input", "variants"])
+    def test_what_is_missing_is_named(self, name: str) -> None:
+        entries = {"job": HEAD, "input": INPUT, "variants": VARIANTS}
+        with pytest.raises(PolicyError) as caught:
+            parse_job("".join(text for entry, text in entries.items() if entry != name), "job.yaml", {})
+
+        assert [("EV104", f"{name} is missing")] == [(found.code, found.fact) for found in caught.value.problems]
+
+    def test_all_problems_come_at_once(self) -> None:
+        found = refused("workers: 0\nkeys:\ninput: {uri: '${X}', password: p}\nrunner: flink\n")
+
+        assert ["1 EV103", "2 EV107", "3 EV102", "3 EV117", "3 EV118", "4 EV111"] == [problem[:7] for problem in found]
+
+
+class TestApart:
+    @pytest.mark.parametrize(
+        ("first", "second"), [("out", "out"), ("out", "./out/"), ("out", "out/x"), ("out/x", "out"), ("a/../out", "out")], ids=str
+    )
+    def test_two_outputs_do_not_share_a_folder(self, first: str, second: str) -> None:
+        text = f"variants:\n- {{policy: p, output: {{uri: {first}}}}}\n- {{policy: q, output: {{uri: {second}}}}}\n"
+
+        assert ["3 EV103 variants[1].output.uri and variants[0].output.uri are one folder, or one is in the other"] == refused(text)
+
+    def test_an_output_does_not_share_a_folder_with_dead_letters(self) -> None:
+        found = refused("dead_letters: {uri: out/refused, custodian: c}\n")
+
+        assert ["3 EV103 variants[0].output.uri and dead_letters.uri are one folder, or one is in the other"] == found
+
+    def test_folders_side_by_side_pass(self) -> None:
+        found = read("variants:\n- {policy: p, output: {uri: out/a}}\n- {policy: q, output: {uri: out/ab}}\n")
+
+        assert ["out/a", "out/ab"] == [variant.output.uri for variant in found.variants]
+
+    def test_two_variants_do_not_share_a_name(self) -> None:
+        text = "variants:\n- {name: a, policy: p, output: {uri: o}}\n- name: a\n  policy: q\n  output: {uri: r}\n"
+
+        assert ["3 EV103 variants[1].name is that of variants[0]"] == refused(text)
+
+
+class TestPaths:
+    def test_they_are_relative_to_the_job(self) -> None:
+        text = "keys: k.json\nsummary: s.json\ndead_letters: {uri: d, custodian: c.pub}\n"
+        found = read(text, "jobs/here/job.yaml")
+
+        assert ("jobs/here/in.jsonl",) == found.input.uri
+        assert (Path("jobs/here/p.yaml"), "jobs/here/out") == (found.variants[0].policy, found.variants[0].output.uri)
+        assert ("jobs/here/k.json", Path("jobs/here/s.json")) == (found.keys, found.summary)
+        assert DeadLettersDoc("jobs/here/d", Path("jobs/here/c.pub")) == found.dead_letters
+
+    def test_absolute_ones_stay(self) -> None:
+        found = read("input: {uri: [/a/*.jsonl, 'file:///b.jsonl']}\nkeys: /k.json\n", "jobs/job.yaml")
+
+        assert (("/a/*.jsonl", "/b.jsonl"), "/k.json") == (found.input.uri, found.keys)
+
+    def test_keys_from_the_environment_are_no_path(self) -> None:
+        assert "env:ROOT_SECRET" == read("keys: env:ROOT_SECRET\n", "jobs/job.yaml").keys
+
+    def test_a_folder_whose_name_looks_like_a_pattern_is_found(self, tmp_path: Path) -> None:
+        folder = tmp_path / "jobs [1]*"
+        folder.mkdir()
+        (folder / "a.jsonl").touch()
+        found = read("input: {uri: '*.jsonl'}\n", str(folder / "job.yaml"))
+
+        assert [str(folder / "a.jsonl")] == glob.glob(found.input.uri[0])
+
+
+class TestEnvironment:
+    def test_it_fills_any_text(self) -> None:
+        found = read('input: {uri: ["${IN}/a", "b"], format: "${F}"}\nkeys: ${KEYS}\n', IN="/data", F="avro", KEYS="env:X")
+
+        assert (("/data/a", "b"), "avro", "env:X") == (found.input.uri, found.input.format, found.keys)
+
+    def test_it_fills_numbers_and_booleans(self) -> None:
+        found = read("workers: ${W}\nallow_loss: ${A}\nmax_refused: ${M}\n", W="3", A="true", M="0.5%")
+
+        assert (3, True, Limit(share=Fraction(1, 200))) == (found.workers, found.allow_loss, found.max_refused)
+
+    def test_a_doubled_dollar_is_the_character(self) -> None:
+        assert Path("a${B}$C.json") == read("summary: a$${B}$C.json\n").summary
+
+    def test_what_it_fills_in_is_not_filled_again(self) -> None:
+        assert Path("${B}") == read("summary: ${A}\n", A="${B}", B="x").summary
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("summary: ${NOT_SET}\n", "1 EV117 summary: the environment variable NOT_SET is not set"),
+            ("workers: ${NOT_SET}\n", "1 EV117 workers: the environment variable NOT_SET is not set"),
+            ("input:\n  uri:\n  - a\n  - ${NOT_SET}/b\n", "4 EV117 input.uri[1]: the environment variable NOT_SET is not set"),
+            ("summary: '${'\n", "1 EV103 summary has ${ without the name of a variable"),
+            ("summary: '${}'\n", "1 EV103 summary has ${ without the name of a variable"),
+            ("summary: '${1A}'\n", "1 EV103 summary has ${ without the name of a variable"),
+            ("summary: ${EMPTY}\n", "1 EV107 summary is empty"),
+        ],
+    )
+    def test_what_cannot_be_filled_says_so(self, text: str, expected: str) -> None:
+        assert [expected] == refused(text, EMPTY="")
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "job: ${C}\n",
+            "workers: ${C}\n",
+            "runner: ${C}\n",
+            "allow_loss: ${C}\n",
+            "max_refused: ${C}\n",
+            "input: {uri: a, format: '${C}'}\n",
+            "input: {uri: 'ftp://${C}'}\n",
+            "input: '${C}'\n",
+        ],
+    )
+    def test_what_it_fills_in_is_never_repeated(self, text: str) -> None:
+        with pytest.raises(PolicyError) as caught:
+            read(text, C="can a ry")
+
+        assert "can a ry" not in str(caught.value)
+
+    def test_the_real_one_is_the_default(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("EVENTVEIL_TEST_OUT", "/elsewhere")
+        (tmp_path / "job.yaml").write_text(HEAD + INPUT + 'variants: [{policy: p, output: {uri: "${EVENTVEIL_TEST_OUT}"}}]\n')
+
+        assert "/elsewhere" == load_job(tmp_path / "job.yaml").variants[0].output.uri
+
+
+class TestSecrets:
+    @pytest.mark.parametrize(
+        "key",
+        [
+            "password",
+            "sasl.password",
+            "ssl.key.password",
+            "clientSecret",
+            "auth_token",
+            "token",
+            "api-key",
+            "apiKey",
+            "private_key",
+            "AWS_SECRET_ACCESS_KEY",
+        ],
+    )
+    def test_a_literal_secret_is_refused_and_not_repeated(self, key: str) -> None:
+        with pytest.raises(PolicyError) as caught:
+            read(f"input: {{uri: a, {key}: hunter2}}\n")
+
+        assert "EV118" in {found.code for found in caught.value.problems}
+        assert "hunter2" not in str(caught.value)
+
+    @pytest.mark.parametrize("value", ["'x${P}'", "12345", "[a]", "{b: c}"], ids=["partly", "number", "list", "mapping"])
+    def test_in_any_form(self, value: str) -> None:
+        assert any(" EV118 " in found for found in refused(f"input: {{uri: a, password: {value}}}\n", P="p"))
+
+    def test_one_from_the_environment_is_no_literal(self) -> None:
+        assert ["1 EV102 unknown entry 'password' in input"] == refused("input: {uri: a, password: '${P}'}\n", P="p")
+
+    def test_a_password_in_an_address_is_refused_and_not_repeated(self) -> None:
+        with pytest.raises(PolicyError) as caught:
+            read("input: {uri: 'ftp://me:hunter2@host/x'}\n")
+
+        assert ["EV103", "EV118"] == sorted(found.code for found in caught.value.problems)
+        assert "hunter2" not in str(caught.value)
+
+    @pytest.mark.parametrize("key", ["tokenizer", "monkey", "keys", "bypassword", "secretary"])
+    def test_other_names_are_only_unknown(self, key: str) -> None:
+        assert [f"1 EV102 unknown entry '{key}' in input"] == refused(f"input: {{uri: a, {key}: b}}\n")
+
+
+class TestNotYet:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "input: {uri: 'kafka://broker/topic', group.id: g, sasl.password: '${P}'}\n",
+            "input: {uri: [a, 'pubsub://project/sub']}\n",
+            "input: {uri: 'gs://bucket/x'}\n",
+            "variants: [{policy: p, output: {uri: 's3://bucket/x', region: r}}]\n",
+            "dead_letters: {uri: 'gs://bucket/x', custodian: c}\n",
+            "runner: flink\n",
+            "runner: dataflow\n",
+            "roll: 1min\n",
+            "checkpoint: {uri: c}\n",
+            "watch: 10s\n",
+            "max_slice_bytes: 1\n",
+        ],
+    )
+    def test_it_is_named_and_not_available(self, text: str) -> None:
+        assert ["EV111"] == [found.split()[1] for found in refused(text, P="p")]
+
+
+class TestLimit:
+    @pytest.mark.parametrize(
+        ("value", "expected"),
+        [
+            (0, Limit(count=0)),
+            (12, Limit(count=12)),
+            ("12", Limit(count=12)),
+            ("0%", Limit(share=Fraction(0))),
+            ("5%", Limit(share=Fraction(1, 20))),
+            ("0.1%", Limit(share=Fraction(1, 1000))),
+            ("100%", Limit(share=Fraction(1))),
+        ],
+    )
+    def test_a_count_or_a_share(self, value: object, expected: Limit) -> None:
+        assert expected == Limit.parse(value)
+        assert expected == Limit.parse(str(expected))
+
+    @pytest.mark.parametrize("value", [-1, True, 0.05, None, "", "%", "-1%", "100.1%", "5 %", "1e2%", "0.5", "5%%", "٥%"])
+    def test_nothing_else(self, value: object) -> None:
+        with pytest.raises(ValueError, match="EV103"):
+            Limit.parse(value)
+
+    @pytest.mark.parametrize(
+        ("text", "refused", "events", "expected"),
+        [
+            ("5%", 5, 100, False),
+            ("5%", 6, 100, True),
+            ("0.1%", 1, 1000, False),
+            ("0.1%", 2, 1999, True),
+            ("0%", 0, 0, False),
+            ("0%", 1, 10, True),
+            ("100%", 10, 10, False),
+            ("3", 3, 10, False),
+            ("3", 4, 10, True),
+        ],
+    )
+    def test_it_is_passed_only_above_it(self, text: str, refused: int, events: int, expected: bool) -> None:
+        assert expected == Limit.parse(text).is_passed(refused, events)
+
+
+class TestDocument:
+    def test_line_of(self) -> None:
+        found = read("workers: 2\nvariants:\n- policy: p\n  output:\n    uri: o\n")
+
+        assert [1, 3, 5, 0] == [
+            found.line_of("workers"),
+            found.line_of("variants", 0),
+            found.line_of("variants", 0, "output", "uri"),
+            found.line_of("variants", 1),
+        ]
+
+    def test_a_job_may_be_json(self) -> None:
+        text = json.dumps({"job": "retail", "input": {"uri": "in.jsonl"}, "variants": [{"policy": "p.yaml", "output": {"uri": "out"}}]})
+
+        assert read() == parse_job(text, "job.yaml", {})
+
+    def test_a_job_survives_pickling(self) -> None:
+        found = read("max_refused: 5%\n")
+
+        assert found == pickle.loads(pickle.dumps(found))
+
+    def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(PolicyError) as caught:
+            load_job(tmp_path / "job.yaml")
+
+        assert ["EV115"] == [found.code for found in caught.value.problems]
+
+
+def test_the_published_schema_has_what_the_language_has_now() -> None:
+    found = job_json_schema()
+
+    assert ["job", "input", "variants"] == found["required"]
+    assert set(found["properties"]) == {
+        "job", "input", "variants", "keys", "dead_letters", "allow_loss", "runner", "workers", "max_refused", "max_event_bytes", "part_bytes",
+        "batch_bytes", "summary",
+    }  # fmt: skip

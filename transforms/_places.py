@@ -1,0 +1,76 @@
+"""Places of an event schema: every node at its path, with the schema's maps narrowed to the entries that a policy names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from eventveil.schemas.events.paths import EACH, Path, parse_path
+from eventveil.schemas.events.tree import Field, ListOf, MapOf, Node, Record
+
+__all__ = ["Place", "Steps", "list_of", "name_of", "names_of", "narrowed", "starts_with", "steps_of", "walk", "within"]
+
+Steps: TypeAlias = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A node of the schema at its path. `nullable` within its list: it or a record above it may be missing."""
+
+    steps: Steps
+    node: Node
+    nullable: bool
+
+    def __str__(self) -> str:
+        return str(Path(self.steps))
+
+
+def narrowed(node: Node, steps: Steps, named: Sequence[Steps]) -> Node:
+    """The schema with every map made a record of the entries that the policy names; a map without any stays."""
+    if isinstance(node, Record):
+        return Record(tuple(replace(one, node=narrowed(one.node, (*steps, one.name), named)) for one in node.fields))
+    if isinstance(node, ListOf):
+        return replace(node, item=narrowed(node.item, (*steps, EACH), named))
+    if isinstance(node, MapOf):
+        depth = len(steps)
+        keys = dict.fromkeys(path[depth] for path in named if path[:depth] == steps and len(path) > depth and path[depth].startswith("{"))
+        if keys:
+            return Record(tuple(Field(key, narrowed(node.value, (*steps, key), named), nullable=True) for key in keys))
+    return node
+
+
+def walk(node: Node, steps: Steps, nullable: bool) -> Iterator[Place]:
+    yield Place(steps, node, nullable)
+    if isinstance(node, Record):
+        for one in node.fields:
+            yield from walk(one.node, (*steps, one.name), nullable or one.nullable)
+    elif isinstance(node, ListOf):
+        yield from walk(node.item, (*steps, EACH), node.nullable_items)
+
+
+def list_of(steps: Steps) -> Steps:
+    """The steps of the innermost list that a place stands in, its [] included."""
+    return Path(steps).lists
+
+
+def within(steps: Steps) -> Steps:
+    """The steps behind the innermost list."""
+    return steps[len(list_of(steps)) :]
+
+
+def name_of(step: str) -> str:
+    return step[1:-1] if step.startswith("{") else step
+
+
+def names_of(steps: Steps) -> tuple[str, ...]:
+    return tuple(map(name_of, steps))
+
+
+def steps_of(text: str) -> Steps:
+    path = parse_path(text)
+    return path.steps if path is not None else ()
+
+
+def starts_with(steps: Steps, beginning: Steps) -> bool:
+    return steps[: len(beginning)] == beginning

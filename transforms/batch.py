@@ -1,0 +1,82 @@
+"""What one Beam element is: an Arrow RecordBatch, raw, decoded or veiled, with the part of the input it belongs to.
+
+A raw batch has the columns `value` (binary), `position` (int64: byte offset, row number or stream offset) and, where
+a source has them, `key`, `headers`, `timestamp`. A decoded batch has `event` (struct) beside `value` and `position`.
+A veiled batch has the output columns, and two that never leave: `$order` (16 bytes, keyed) and `$window`
+(start of the release window, microseconds). A refused batch has `code`, `path`, `rule`, `position`, `window`, `value`
+and never leaves the DoFn that made it: what leaves are letters, sealed.
+
+The part travels in the schema's metadata: which output part the rows go to, the number of the batch within it, and
+whether it is the last one. A sink that has not seen all numbers of a part refuses to publish it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+
+__all__ = ["LETTERS", "ORDER", "REFUSED", "WINDOW", "Part", "part_of", "refused_batch", "with_part"]
+
+ORDER = "$order"
+WINDOW = "$window"
+_KEY = b"eventveil.part"
+
+REFUSED = pa.schema(
+    [
+        pa.field("code", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("rule", pa.string(), nullable=False),
+        pa.field("position", pa.int64(), nullable=False),
+        pa.field("window", pa.int64()),
+        pa.field("value", pa.large_binary(), nullable=False),
+    ]
+)
+
+# One line of JSON each, sealed; null where the event is lost, because there is nobody to seal it to.
+LETTERS = pa.schema([pa.field("letter", pa.binary())])
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of the input that becomes one output part.
+
+    Attributes:
+        origin: where it was read: a file's path, or topic and partition.
+        start: position of its first event within the origin: identifies the part together with it.
+        number: of this batch within the part, from 0.
+        last: whether the part ends with this batch.
+    """
+
+    origin: str
+    start: int
+    number: int = 0
+    last: bool = True
+
+
+def with_part(batch: pa.RecordBatch, part: Part) -> pa.RecordBatch:
+    """The batch, marked as belonging to `part`."""
+    metadata = {**(batch.schema.metadata or {}), _KEY: json.dumps(asdict(part)).encode()}
+    return batch.replace_schema_metadata(metadata)
+
+
+def part_of(batch: pa.RecordBatch) -> Part | None:
+    """The part a batch belongs to; None for a batch that no source of ours has made."""
+    marked = (batch.schema.metadata or {}).get(_KEY)
+    return None if marked is None else Part(**json.loads(marked))
+
+
+def refused_batch(
+    codes: list[str], paths: list[str], rules: list[str], positions: pa.Array, windows: pa.Array, values: pa.Array
+) -> pa.RecordBatch:
+    """A refused batch: `value` holds the events as they came, to be sealed before anything is written."""
+    columns = [
+        pa.array(codes, pa.string()),
+        pa.array(paths, pa.string()),
+        pa.array(rules, pa.string()),
+        positions.cast(pa.int64()),
+        windows.cast(pa.int64()),
+        values.cast(pa.large_binary()),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=REFUSED)

@@ -1,0 +1,1 @@
+"""The only place in transforms that imports Beam."""

@@ -1,0 +1,276 @@
+"""Anonymize: a policy as a Beam transform, for jobs of ours and inside a Beam pipeline that somebody has already.
+
+    veiled, refused = events | Anonymize("policy.yaml", keys="keyring.json", custodian="custodian.pub")
+
+One element is one RecordBatch throughout. Raw events never leave a DoFn of this module unsealed: what is refused
+comes out as letters, sealed to the custodian's public key, or, without one, as their headers alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.metrics import Metrics
+
+from eventveil.schemas.errors import PolicyError, Problem
+from eventveil.transforms.batch import LETTERS, ORDER, WINDOW, Part, part_of, refused_batch, with_part
+from eventveil.transforms.beam.coder import RecordBatchCoder
+from eventveil.transforms.beam.guard import guarded
+from eventveil.transforms.compile import load_plan
+from eventveil.transforms.decode.decoded import Decoded
+from eventveil.transforms.decode.reading import Decoders, Originals, Reading
+from eventveil.transforms.encode.compact import compact_batch
+from eventveil.transforms.keys.custodian import load_public
+from eventveil.transforms.keys.keyring import load_keys
+from eventveil.transforms.plan import Outcome, Plan
+from eventveil.transforms.seal import Sealing
+
+__all__ = [
+    "Anonymize",
+    "ApplyPolicy",
+    "BatchBytes",
+    "DecodeEvents",
+    "RecordBatchCoder",
+    "count",
+    "count_codes",
+    "decode",
+    "veil",
+]
+
+REFUSED_TAG = "refused"
+VEILED_TAG = "veiled"
+_COUNTERS = "eventveil"
+
+
+def count(name: str, number: int) -> None:
+    if number:
+        Metrics.counter(_COUNTERS, name).inc(number)
+
+
+class DecodeEvents(beam.DoFn):
+    """Raw batch -> decoded batch; what cannot be decoded -> letters under the tag ``refused``.
+
+    Args:
+        reading: what to decode, and how.
+        policies: name and digest of the policies behind: each counts the events it is given.
+    """
+
+    def __init__(self, reading: Reading, policies: Sequence[tuple[str, str]], sealing: Sealing) -> None:
+        self._reading = reading
+        self._policies = tuple(policies)
+        self._sealing = sealing
+
+    def setup(self) -> None:
+        self._decoders = Decoders(self._reading)
+        self._sealer = self._sealing.sealer()
+
+    @guarded
+    def process(self, raw: pa.RecordBatch) -> Iterator[Any]:
+        part = part_of(raw)
+        originals = Originals(raw)
+        decoded = self._decoders.decode(raw)
+        positions = originals.positions
+        for policy, _ in self._policies:
+            count(f"{policy}|in", raw.num_rows)
+            count_codes(policy, decoded.refused_codes)
+        rows = pa.array(decoded.refused_rows)
+        refused = refused_batch(
+            decoded.refused_codes,
+            decoded.refused_paths,
+            [""] * len(rows),
+            positions.take(rows),
+            pa.nulls(len(rows), pa.int64()),
+            originals.take(rows),
+        )
+        yield beam.pvalue.TaggedOutput(REFUSED_TAG, self._letters(refused, part))
+        yield _decoded_batch(decoded, positions, originals, part)
+
+    def _letters(self, refused: pa.RecordBatch, part: Part | None) -> pa.RecordBatch:
+        names = ", ".join(name for name, _ in self._policies)
+        digest = self._policies[0][1] if len(self._policies) == 1 else ""
+        letters = self._sealer.seal(refused, origin=part.origin if part else "", policy=names, digest=digest)
+        return with_part(letters, part) if part else letters
+
+
+class ApplyPolicy(beam.DoFn):
+    """Decoded batch -> veiled batch; what a rule refuses -> letters under the tag ``refused``."""
+
+    def __init__(self, plan: Plan, policy: str, sealing: Sealing) -> None:
+        self._plan = plan
+        self._policy = policy
+        self._sealing = sealing
+
+    def setup(self) -> None:
+        self._veil = self._plan.bind(load_keys(self._sealing.keys))
+        self._sealer = self._sealing.sealer()
+
+    @guarded
+    def process(self, decoded: pa.RecordBatch) -> Iterator[Any]:
+        part = part_of(decoded)
+        positions = decoded.column("position")
+        outcome = self._veil.apply(
+            decoded.column("event"), origin=part.origin if part else "", positions=positions, drift=_drift(decoded.column("drift"))
+        )
+        self._count(outcome)
+        rows = pa.array(outcome.refused_rows)
+        refused = refused_batch(
+            outcome.codes,
+            outcome.paths,
+            outcome.rules,
+            positions.take(rows),
+            outcome.refused_windows,
+            Originals(decoded).take(rows),
+        )
+        letters = self._sealer.seal(refused, origin=part.origin if part else "", policy=self._policy, digest=self._plan.digest)
+        yield beam.pvalue.TaggedOutput(REFUSED_TAG, with_part(letters, part) if part else letters)
+        yield with_part(outcome.veiled, part) if part else outcome.veiled
+
+    def _count(self, outcome: Outcome) -> None:
+        count(f"{self._policy}|out", outcome.veiled.num_rows)
+        count(f"{self._policy}|filtered", outcome.filtered)
+        count_codes(self._policy, outcome.codes)
+        for path, number in outcome.drift.items():
+            count(f"{self._policy}|drift|{path}", number)
+        for rule, number in outcome.counts.items():
+            count(f"{self._policy}|rule|{rule}", number)
+
+
+class BatchBytes(beam.DoFn):
+    """Lists of messages -> raw batches."""
+
+    @guarded
+    def process(self, messages: list[bytes]) -> Iterator[pa.RecordBatch]:
+        positions = np.full(len(messages), -1, np.int64)
+        yield pa.RecordBatch.from_arrays([pa.array(messages, pa.binary()), pa.array(positions)], ["value", "position"])
+
+
+class _Publish(beam.DoFn):
+    """Veiled batch -> the output alone: internal columns removed, nothing hidden in its buffers; empty batches vanish."""
+
+    @guarded
+    def process(self, veiled: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        if veiled.num_rows:
+            inner = [name for name in veiled.schema.names if name not in (ORDER, WINDOW)]
+            yield compact_batch(veiled.select(inner))
+
+
+class _Filled(beam.DoFn):
+    """Drops empty batches."""
+
+    @guarded
+    def process(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        if batch.num_rows:
+            yield batch
+
+
+class Anonymize(beam.PTransform):
+    """Anonymize events under a policy.
+
+    Takes a PCollection of `bytes` (one message each) or of `pyarrow.RecordBatch` (columns of the event schema; or one
+    column `value` of messages). Gives two PCollections of RecordBatches: veiled events with the policy's output
+    columns, and letters of refused events with the columns of `eventveil.transforms.batch.LETTERS`.
+
+    Args:
+        policy: path of the policy, or a compiled Plan.
+        keys: path of a keyring, or ``env:NAME``. Loaded on the worker, never pickled.
+        custodian: path of the custodian's public key. Without it `allow_loss` must be said.
+        format: of messages: "json" or "avro".
+        allow_loss: refused events are counted and lost.
+
+    Raises:
+        PolicyError, SchemaError: when the pipeline is built; EV119 when refused events would be lost.
+    """
+
+    def __init__(
+        self,
+        policy: str | Path | Plan,
+        *,
+        keys: str,
+        custodian: str | Path | None = None,
+        format: str = "json",
+        allow_loss: bool = False,
+        max_event_bytes: int = 8 << 20,
+    ) -> None:
+        super().__init__()
+        self.plan = policy if isinstance(policy, Plan) else load_plan(policy)
+        if custodian is None and not allow_loss:
+            raise PolicyError(Problem("", 0, "EV119", "refused events would be lost", "give custodian=, or allow_loss=True"))
+        self._sealing = Sealing(keys, None if custodian is None else load_public(custodian))
+        self._reading = Reading(self.plan.schema, self.plan.used, format, max_event_bytes)
+
+    def expand(self, events: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
+        plan = self.plan
+        if events.element_type is bytes:
+            lists = events | "GatherMessages" >> beam.BatchElements(min_batch_size=100, max_batch_size=10_000)
+            events = lists | "BatchMessages" >> beam.ParDo(BatchBytes()).with_output_types(pa.RecordBatch)
+        decoded, undecodable = decode(events, self._reading, [(plan.name, plan.digest)], self._sealing)
+        veiled, unveilable = veil(decoded, plan, plan.name, self._sealing)
+        published = veiled | "PublishVeiled" >> beam.ParDo(_Publish()).with_output_types(pa.RecordBatch)
+        letters = (undecodable, unveilable) | "JoinRefused" >> beam.Flatten()
+        return published, letters | "DropEmpty" >> beam.ParDo(_Filled()).with_output_types(pa.RecordBatch)
+
+
+def decode(
+    raw: beam.PCollection, reading: Reading, policies: Sequence[tuple[str, str]], sealing: Sealing, label: str = "DecodeEvents"
+) -> tuple[beam.PCollection, beam.PCollection]:
+    """Raw batches -> (decoded batches, letters)."""
+    return _two_outputs(raw | label >> beam.ParDo(DecodeEvents(reading, policies, sealing)).with_outputs(REFUSED_TAG, main=VEILED_TAG))
+
+
+def veil(
+    decoded: beam.PCollection, plan: Plan, policy: str, sealing: Sealing, label: str = "ApplyPolicy"
+) -> tuple[beam.PCollection, beam.PCollection]:
+    """Decoded batches -> (veiled batches, letters)."""
+    return _two_outputs(decoded | label >> beam.ParDo(ApplyPolicy(plan, policy, sealing)).with_outputs(REFUSED_TAG, main=VEILED_TAG))
+
+
+def _two_outputs(outputs: Any) -> tuple[beam.PCollection, beam.PCollection]:
+    # Tagged outputs have the type Any, and Any is pickled: batches must go through our coder.
+    for output in (outputs[VEILED_TAG], outputs[REFUSED_TAG]):
+        output.element_type = pa.RecordBatch
+    return outputs[VEILED_TAG], outputs[REFUSED_TAG]
+
+
+def _decoded_batch(decoded: Decoded, positions: pa.Array, originals: Originals, part: Part | None) -> pa.RecordBatch:
+    column = originals.column
+    if decoded.rows is not None:
+        rows = pa.array(decoded.rows)
+        positions, column = positions.take(rows), column.take(rows)
+    drift = _drift_column(decoded, len(decoded.events))
+    batch = pa.RecordBatch.from_arrays([decoded.events, positions, column, drift], ["event", "position", originals.name, "drift"])
+    return with_part(batch, part) if part else batch
+
+
+def _drift_column(decoded: Decoded, rows: int) -> pa.Array:
+    """For each event the known parents with unknown fields below them, a line each; null for nearly all."""
+    if not decoded.drift:
+        return pa.nulls(rows, pa.string())
+    told: list[str | None] = [None] * rows
+    for path in sorted(decoded.drift):
+        for row in decoded.drift[path].tolist():
+            held = told[row]
+            told[row] = path if held is None else f"{held}\n{path}"
+    return pa.array(told, pa.string())
+
+
+def _drift(column: pa.Array) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
+    if column.null_count == len(column):
+        return {}
+    found: dict[str, list[int]] = {}
+    rows = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
+    # Per-row Python over the drifting events alone: few, and their paths are few.
+    for row, told in zip(rows.tolist(), pc.drop_null(column).to_pylist()):
+        for path in told.split("\n"):
+            found.setdefault(path, []).append(row)
+    return {path: np.array(rows, np.int64) for path, rows in found.items()}
+
+
+def count_codes(policy: str, codes: Sequence[str]) -> None:
+    for code in sorted(set(codes)):
+        count(f"{policy}|refused|{code}", codes.count(code))

@@ -1,0 +1,51 @@
+"""No exception of a DoFn may show a value: ours do not, and any other is told by its type and place alone."""
+
+from __future__ import annotations
+
+import functools
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from eventveil.schemas.errors import EventveilError
+
+__all__ = ["guarded", "internal_error", "take_failures"]
+
+_failures: list[EventveilError] = []
+
+
+def internal_error(error: BaseException) -> EventveilError:
+    """A defect as an error without its text: a library's message may quote an event."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "eventveil" in frame.filename or "/transforms/" in frame.filename]
+    last = frames[-1] if frames else None
+    place = f" in {last.filename.rsplit('/', 1)[-1]}:{last.lineno}" if last else ""
+    return EventveilError.of("EV901", f"{type(error).__name__}{place}", "its text is withheld, because it may quote an event")
+
+
+def guarded(method: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    """Wrap a DoFn's generator method.
+
+    Beam turns exceptions into text on their way to the launcher. An error is also noted here, so that a launcher in
+    the same process can tell a full disk from a defect.
+    """
+
+    @functools.wraps(method)
+    def wrapper(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        try:
+            yield from method(*args, **kwargs) or ()
+        except EventveilError as error:
+            _failures.append(error)
+            raise
+        except Exception as error:
+            hidden = internal_error(error)
+            _failures.append(hidden)
+            raise hidden from None
+
+    return wrapper
+
+
+def take_failures() -> list[EventveilError]:
+    """The errors noted in this process since the last call."""
+    found = list(_failures)
+    _failures.clear()
+    return found

@@ -1,0 +1,75 @@
+"""Several types of event in one stream: a raw batch is split by type; an event of an unknown type is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from eventveil.transforms.batch import part_of, refused_batch, with_part
+from eventveil.transforms.beam.anonymize import count, count_codes
+from eventveil.transforms.beam.guard import guarded
+from eventveil.transforms.decode.event_type import event_types
+from eventveil.transforms.decode.reading import Originals
+from eventveil.transforms.seal import Sealing
+
+__all__ = ["split_by_type"]
+
+
+class SplitByType(beam.DoFn):
+    """Raw batch -> one raw batch per type, tagged ``type 0``, ``type 1``, ...; the rest -> letters."""
+
+    def __init__(
+        self, field: str, names: Sequence[str], policies: Sequence[tuple[str, str]], sealing: Sealing, max_event_bytes: int
+    ) -> None:
+        self._field = field
+        self._names = tuple(names)
+        self._policies = tuple(policies)
+        self._sealing = sealing
+        self._max_event_bytes = max_event_bytes
+
+    def setup(self) -> None:
+        self._sealer = self._sealing.sealer()
+
+    @guarded
+    def process(self, raw: pa.RecordBatch) -> Iterator[Any]:
+        part = part_of(raw)
+        originals = Originals(raw)
+        kinds, codes = event_types(raw, self._field, self._max_event_bytes)
+        number = {name: i for i, name in enumerate(self._names)}
+        index = np.array([number.get(kind, -1) if kind is not None else -1 for kind in kinds], np.int64)
+        refused = np.flatnonzero(index < 0)
+        told = [codes[i] or "EV509" for i in refused.tolist()]
+        for policy, _ in self._policies:
+            count(f"{policy}|in", len(refused))
+            count_codes(policy, told)
+        rows = pa.array(refused)
+        path = [self._field] * len(told)
+        windows = pa.nulls(len(told), pa.int64())
+        batch = refused_batch(told, path, ["event.type"] * len(told), originals.positions.take(rows), windows, originals.take(rows))
+        names = ", ".join(name for name, _ in self._policies)
+        letters = self._sealer.seal(batch, origin=part.origin if part else "", policy=names, digest="")
+        yield beam.pvalue.TaggedOutput("refused", with_part(letters, part) if part else letters)
+        for i in range(len(self._names)):
+            # An empty batch too: a part must reach every sink with all its numbers.
+            yield beam.pvalue.TaggedOutput(f"type {i}", raw.take(pa.array(np.flatnonzero(index == i))))
+
+
+def split_by_type(
+    raw: beam.PCollection,
+    field: str,
+    names: Sequence[str],
+    policies: Sequence[tuple[str, str]],
+    sealing: Sealing,
+    max_event_bytes: int,
+) -> tuple[dict[str, beam.PCollection], beam.PCollection]:
+    """Raw batches -> (raw batches of each type, letters)."""
+    tags = [f"type {i}" for i in range(len(names))]
+    splitter = SplitByType(field, names, policies, sealing, max_event_bytes)
+    outputs = raw | "SplitByType" >> beam.ParDo(splitter).with_outputs("refused", *tags)
+    for tag in ("refused", *tags):
+        outputs[tag].element_type = pa.RecordBatch
+    return {name: outputs[tag] for name, tag in zip(names, tags)}, outputs["refused"]

@@ -1,0 +1,358 @@
+"""JSON messages and lines -> typed columns.
+
+The verdict on one event, alone: it must be framed as one object (framing.py); pyarrow.json must read it under the full
+schema, unknown fields ignored; its columns must pass the judge (judge.py). Drift is what a walk over it finds. pyarrow
+is the only judge of syntax and type, except in maps, which it cannot read: there msgspec is a second judge.
+
+A batch comes to the same verdicts faster. pyarrow converts value by value and n framed lines that parse to n
+documents are one each, so a batch that parses is one whose events parse. If it parses even with unknown fields as an
+error, no event drifts. Else msgspec sorts it: what it reads is parsed together, and bisected if that fails; what it
+refuses is scanned and, if that finds nothing certain, parsed alone. How msgspec sorts costs time, never changes a verdict.
+
+No message of a library leaves this module: pyarrow's quote values.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence, Set
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json
+
+from eventveil.schemas.events.tree import EventSchema, Leaf, ListOf, MapOf, Node, Record
+from eventveil.transforms.decode.columns import flags
+from eventveil.transforms.decode.decoded import Decoded
+from eventveil.transforms.decode.framing import Frames, contents, frame
+from eventveil.transforms.decode.json_forms import parse_type, read_leaf
+from eventveil.transforms.decode.json_maps import MapReader, has_maps
+from eventveil.transforms.decode.json_scan import scan
+from eventveil.transforms.decode.judge import Judge, assemble
+
+__all__ = ["MAX_EVENT_BYTES", "JsonDecoder"]
+
+Int64s = npt.NDArray[np.int64]
+
+MAX_EVENT_BYTES = 10 << 20
+
+# Values per call are limited so that no column can pass 2 GB.
+_MOST_BYTES = 256 << 20
+# A decimal whose exponent is far below zero makes pyarrow read outside a table, and can kill the process. Texts that
+# might be one, or hide one behind escapes, are scanned before they are parsed.
+_EXPONENT = r'[:,\[][ \t]*"?[+-]?[0-9.]+[eE]-[0-9]+"?[ \t]*[,\]}]|\\u00(3[0-9]|[46]5|2[dDeEbB])'
+_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+# After so many events that drift in a row there is no use in asking whether the next one does not.
+_DRIFTING = 32
+
+
+class JsonDecoder:
+    """Decodes batches of JSON objects, and judges every leaf of the schema whatever is used.
+
+    Nulls and missing fields are one. Integers are accepted for floats; times, dates and decimals also as text
+    (decimals as numbers too); bytes and fixed are text whose code points 0 to 255 are the bytes.
+
+    Args:
+        schema: the event schema.
+        used: paths of the leaves that go on; None: all, and no entry of a map.
+        unknown_fields: ``drop`` counts events with unknown fields as drift; ``refuse`` refuses them (EV508).
+        max_event_bytes: larger events are refused (EV515), white space around them not counted.
+    """
+
+    def __init__(
+        self, schema: EventSchema, used: Set[str] | None = None, unknown_fields: str = "drop", max_event_bytes: int = MAX_EVENT_BYTES
+    ) -> None:
+        self.schema = schema
+        self._refuse_unknown = unknown_fields == "refuse"
+        self._max_bytes = max_event_bytes
+        self._judge = Judge(schema, used, read_leaf)
+        self._fields = pa.schema([pa.field(field.name, kind) for field in schema.root.fields if (kind := _parsed(field.node)) is not None])
+        self._maps = MapReader(schema.root) if has_maps(schema.root) else None
+        self._has_decimals = _has_decimals(schema.root)
+        self._labels = tuple(_labels(schema.root, ""))
+        self._strict = msgspec.json.Decoder(_model(schema.root, True)).decode
+        self._lax = msgspec.json.Decoder(_model(schema.root, False)).decode
+        self._generic = msgspec.json.Decoder().decode
+        self._walk = _walker(schema.root, "")
+
+    @property
+    def type(self) -> pa.StructType:
+        """The type of the decoded events."""
+        return self._judge.type
+
+    def decode(self, values: pa.Array) -> Decoded:
+        """Decode one batch: binary or text values, one event each. A null value is no event (EV501)."""
+        if len(values) > 1 and values.nbytes > _MOST_BYTES:
+            half = len(values) // 2
+            return _joined(self.decode(values[:half]), self.decode(values[half:]), half)
+        frames = frame(values, self._max_bytes)
+        refused: dict[int, tuple[str, str]] = {}
+        for mask, code in ((frames.misframed, "EV501"), (frames.too_large, "EV515")):
+            refused.update((row, (code, "")) for row in np.flatnonzero(mask).tolist())
+        if self._has_decimals:
+            self._guard_decimals(values, frames, refused)
+        rows = np.arange(len(values)) if not refused else np.setdiff1d(np.arange(len(values)), np.fromiter(refused, np.int64, len(refused)))
+        events, rows, drift = self._read(values, frames, rows, refused)
+        read, verdicts = self._judge.judge(events)
+        for at, verdict in verdicts.found.items():
+            refused[int(rows[at])] = verdict
+        if self._refuse_unknown:
+            for row, labels in drift.items():
+                refused.setdefault(row, ("EV508", labels[0]))
+        counts = Counter(label for row, labels in drift.items() if row not in refused for label in labels)
+        return assemble(read, rows, refused, {label: counts[label] for label in self._labels if counts[label]})
+
+    def _guard_decimals(self, values: pa.Array, frames: Frames, refused: dict[int, tuple[str, str]]) -> None:
+        raw = values.cast(pa.large_binary() if pa.types.is_large_binary(values.type) or pa.types.is_large_string(values.type) else pa.binary())
+        for row in np.flatnonzero(flags(pc.match_substring_regex(raw, _EXPONENT))).tolist():
+            if row not in refused:
+                problem = scan(frames.value(row), self.schema.root).problem
+                if problem is not None:
+                    refused[row] = problem
+
+    def _read(
+        self, values: pa.Array, frames: Frames, rows: Int64s, refused: dict[int, tuple[str, str]]
+    ) -> tuple[pa.StructArray, Int64s, dict[int, tuple[str, ...]]]:
+        """Parse these rows: the events, the row of each, and the labels of those that drift. Adds to `refused`."""
+        if not len(rows):
+            return self._empty(), rows, {}
+        if self._maps is None:
+            data = _lines(values, rows, frames)
+            events = self._parse(data, len(rows), "error")
+            if events is not None:
+                return events, rows, {}
+        return self._sorted(frames, rows, refused)
+
+    def _sorted(self, frames: Frames, rows: Int64s, refused: dict[int, tuple[str, str]]) -> tuple[pa.StructArray, Int64s, dict[int, tuple[str, ...]]]:
+        """The same, when a batch did not parse as a whole."""
+        good: list[int] = []
+        alone: list[int] = []
+        suspects: list[int] = []
+        texts = frames.texts(rows)
+        drifting = 0
+        for row, text in texts.items():  # event by event, because something is wrong with at least one of them
+            if drifting < _DRIFTING:
+                if _reads(self._strict, text):
+                    good.append(row)
+                    drifting = 0
+                    continue
+                drifting += 1
+            if _reads(self._lax, text):
+                good.append(row)
+                suspects.append(row)
+            else:
+                alone.append(row)
+        pieces: list[tuple[Int64s, pa.StructArray]] = []
+        self._bisect(texts, good, pieces, refused)
+        for row in alone:
+            problem = scan(texts[row], self.schema.root).problem
+            if problem is not None:
+                refused[row] = problem
+                continue
+            suspects.append(row)
+            self._bisect(texts, [row], pieces, refused)
+        if not pieces:
+            return self._empty(), rows[:0], {}
+        rows = np.concatenate([piece[0] for piece in pieces])
+        events = pieces[0][1] if len(pieces) == 1 else pa.concat_arrays([piece[1] for piece in pieces])
+        if len(rows) > 1 and not (np.diff(rows) > 0).all():
+            order = np.argsort(rows)
+            events, rows = events.take(pa.array(order)), rows[order]
+        if self._maps is not None:
+            events, rows = self._maps.read(events, rows, texts, refused)
+        drift = {}
+        for row in suspects:
+            if row not in refused and (labels := self._drift(texts[row])):
+                drift[row] = labels
+        return events, rows, drift
+
+    def _bisect(self, texts: dict[int, bytes], rows: Sequence[int], pieces: list[tuple[Int64s, pa.StructArray]], refused: dict[int, tuple[str, str]]) -> None:
+        """Parse rows together; where that fails, halves, down to the ones that are refused."""
+        waiting = deque([rows]) if rows else deque()
+        while waiting:
+            rows = waiting.popleft()
+            events = self._parse(pa.py_buffer(b"\n".join([texts[row] for row in rows]) + b"\n"), len(rows), "ignore")
+            if events is not None:
+                pieces.append((np.array(rows, np.int64), events))
+            elif len(rows) == 1:
+                refused[rows[0]] = self._reason(texts[rows[0]])
+            else:
+                half = len(rows) // 2
+                waiting.extendleft((rows[half:], rows[:half]))
+
+    def _reason(self, text: bytes) -> tuple[str, str]:
+        """Code and path of an event that pyarrow refuses."""
+        found = scan(text, self.schema.root)
+        return found.problem or found.suspicion or ("EV501", "")
+
+    def _drift(self, text: bytes) -> tuple[str, ...]:
+        """The known parents with unknown fields of an event that was read, in the order of the schema."""
+        found: set[str] = set()
+        try:
+            self._walk(self._generic(text), found)
+        except _UNREADABLE:
+            found = scan(text, self.schema.root).drift
+        return tuple(found) if len(found) < 2 else tuple(label for label in self._labels if label in found)
+
+    def _parse(self, data: pa.Buffer, events: int, unexpected: str) -> pa.StructArray | None:
+        """One call of pyarrow; None if it refuses anything. The lines are framed: see framing.py."""
+        try:
+            table = pyarrow.json.read_json(
+                pa.BufferReader(data),
+                pyarrow.json.ReadOptions(use_threads=False, block_size=data.size + 1),
+                pyarrow.json.ParseOptions(explicit_schema=self._fields, newlines_in_values=False, unexpected_field_behavior=unexpected),
+            )
+        except (pa.ArrowException, ValueError):
+            return None
+        if table.num_rows != events:
+            return None
+        kind = pa.struct(list(self._fields))
+        columns = [column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks) for column in table.columns]
+        return pa.StructArray.from_buffers(kind, events, [None], 0, 0, columns)
+
+    def _empty(self) -> pa.StructArray:
+        return pa.array([], pa.struct([(field.name, _full(field.node)) for field in self.schema.root.fields]))
+
+
+def _reads(decode: Callable[[bytes], Any], text: bytes) -> bool:
+    try:
+        decode(text)
+    except _UNREADABLE:
+        return False
+    return True
+
+
+def _lines(values: pa.Array, rows: Int64s, frames: Frames) -> pa.Buffer:
+    """The events in one buffer with a line feed behind each; copied only where rows are left out or have no line feed."""
+    if len(rows) < len(frames):
+        values = values.take(pa.array(rows))
+    elif frames.one_per_line:
+        return frames.lines
+    if not frames.one_per_line:
+        values = pc.binary_join_element_wise(values, pa.scalar(b"", values.type), pa.scalar(b"\n", values.type))
+    return contents(values)
+
+
+def _joined(first: Decoded, second: Decoded, offset: int) -> Decoded:
+    def rows(decoded: Decoded) -> Int64s:
+        return np.arange(len(decoded.events)) if decoded.rows is None else decoded.rows
+
+    drift = Counter(first.drift)
+    drift.update(second.drift)
+    refused = np.concatenate([first.refused_rows, second.refused_rows + offset])
+    return Decoded(
+        pa.concat_arrays([first.events, second.events]),
+        np.concatenate([rows(first), rows(second) + offset]) if len(refused) else None,
+        refused,
+        first.refused_codes + second.refused_codes,
+        first.refused_paths + second.refused_paths,
+        dict(drift),
+    )
+
+
+def _parsed(node: Node) -> pa.DataType | None:
+    """What pyarrow.json is asked for: everything but maps, whose keys it could only take for fields."""
+    if isinstance(node, Leaf):
+        return parse_type(node)
+    if isinstance(node, ListOf):
+        item = _parsed(node.item)
+        return None if item is None else pa.list_(item)
+    if isinstance(node, Record):
+        return pa.struct([pa.field(field.name, kind) for field in node.fields if (kind := _parsed(field.node)) is not None])
+    return None
+
+
+def _full(node: Node) -> pa.DataType:
+    """The same with maps."""
+    if isinstance(node, Leaf):
+        return parse_type(node)
+    if isinstance(node, ListOf):
+        return pa.list_(_full(node.item))
+    if isinstance(node, Record):
+        return pa.struct([pa.field(field.name, _full(field.node)) for field in node.fields])
+    return pa.map_(pa.string(), _full(node.value))
+
+
+def _has_decimals(node: Node) -> bool:
+    if isinstance(node, Leaf):
+        return pa.types.is_decimal(node.type)
+    if isinstance(node, Record):
+        return any(_has_decimals(field.node) for field in node.fields)
+    return _has_decimals(node.item if isinstance(node, ListOf) else node.value)
+
+
+def _model(node: Node, strict: bool) -> Any:
+    """A msgspec type that reads what pyarrow would. Everything may be null or missing: that is judged later."""
+    if isinstance(node, Leaf):
+        kind = node.type
+        if pa.types.is_boolean(kind):
+            return bool
+        if pa.types.is_integer(kind):
+            return int
+        if pa.types.is_floating(kind):
+            return float
+        return int | float | str if pa.types.is_decimal(kind) else str
+    if isinstance(node, ListOf):
+        return list[_model(node.item, strict) | None]  # type: ignore[misc]
+    if isinstance(node, MapOf):
+        return dict[str, _model(node.value, strict) | None]  # type: ignore[misc]
+    # Fields are numbered, because a name of the schema may be a word of Python's.
+    fields = [(f"f{number}", _model(field.node, strict) | None, None) for number, field in enumerate(node.fields)]
+    names = {f"f{number}": field.name for number, field in enumerate(node.fields)}
+    return msgspec.defstruct("Known", fields, rename=names, forbid_unknown_fields=strict, gc=False)
+
+
+def _labels(node: Node, path: str) -> list[str]:
+    """What drift can be called, in the order of the schema."""
+    if isinstance(node, Leaf):
+        return []
+    if isinstance(node, ListOf):
+        return _labels(node.item, f"{path}[]")
+    if isinstance(node, MapOf):
+        return _labels(node.value, f"{path}{{}}")
+    below = [label for field in node.fields for label in _labels(field.node, f"{path}.{field.name}" if path else field.name)]
+    return [f"{path}.?" if path else "?", *below]
+
+
+_Walk = Callable[[Any, set[str]], None]
+
+
+def _walker(node: Node, path: str) -> _Walk | None:
+    """A function that adds the labels of an event's unknown fields to a set. It is given objects that pyarrow has read: their known parts have the right types."""
+    if isinstance(node, Leaf):
+        return None
+    if isinstance(node, ListOf):
+        item = _walker(node.item, f"{path}[]")
+        return None if item is None else _walk_all(item)
+    if isinstance(node, MapOf):
+        value = _walker(node.value, f"{path}{{}}")
+        if value is None:
+            return None
+        all_values = _walk_all(value)
+        return lambda found, labels: all_values(found.values(), labels)
+    known = frozenset(field.name for field in node.fields)
+    label = f"{path}.?" if path else "?"
+    below = [(field.name, walk) for field in node.fields if (walk := _walker(field.node, f"{path}.{field.name}" if path else field.name)) is not None]
+
+    def walk_record(found: Any, labels: set[str]) -> None:
+        if not known.issuperset(found):
+            labels.add(label)
+        for name, walk in below:
+            value = found.get(name)
+            if value is not None:
+                walk(value, labels)
+
+    return walk_record
+
+
+def _walk_all(walk: _Walk) -> _Walk:
+    def walk_each(found: Any, labels: set[str]) -> None:
+        for value in found:
+            if value is not None:
+                walk(value, labels)
+
+    return walk_each

@@ -1,0 +1,106 @@
+"""From raw batches to decoded events, whatever the format; and back to the events as they came, for the dead letters."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from eventveil.schemas.events.tree import EventSchema
+from eventveil.transforms.batch import part_of
+from eventveil.transforms.decode.decoded import Decoded
+from eventveil.transforms.encode.json_events import encode_json
+
+__all__ = ["WRITER", "Decoders", "Originals", "Reading"]
+
+WRITER = b"eventveil.writer"
+_RAW = {"value", "position", "key", "headers", "timestamp"}
+_WRITERS_KEPT = 64
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How events become columns.
+
+    Attributes:
+        schema, used: the event schema, and the leaves that go on.
+        format: "json" or "avro" for batches with a `value` column; batches of columns need none.
+        max_event_bytes: larger events are refused.
+    """
+
+    schema: EventSchema
+    used: frozenset[str]
+    format: str = "json"
+    max_event_bytes: int = 8 << 20
+
+
+class Originals:
+    """The events of a batch as they came: messages, or rows that are columns already and are told as JSON."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        names = set(batch.schema.names)
+        if "value" in names and (names <= _RAW or part_of(batch) is not None or "event" in names):
+            self.name, self.column = "value", batch.column("value")
+        elif "row" in names and (names <= {"row", "position"} or "event" in names):
+            self.name, self.column = "row", batch.column("row")
+        else:
+            self.name, self.column = "row", batch.to_struct_array()
+        given = "position" in names and (self.name == "value" or "row" in names)
+        self.positions = batch.column("position") if given else pa.array(np.arange(batch.num_rows, dtype=np.int64))
+
+    def take(self, rows: pa.Array) -> pa.Array:
+        taken = self.column.take(rows)
+        if self.name == "value":
+            return taken
+        return encode_json(pa.RecordBatch.from_struct_array(taken)) if len(rows) else pa.array([], pa.large_binary())
+
+
+class _Decoder(Protocol):
+    def decode(self, column: pa.Array, /) -> Decoded: ...
+
+
+class Decoders:
+    """The decoder for each kind of raw batch, made when the first one comes: JSON, Avro by its writer's schema, columns."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+        self._made: OrderedDict[tuple[str, bytes], _Decoder] = OrderedDict()
+
+    def decode(self, raw: pa.RecordBatch) -> Decoded:
+        """Decode a raw batch; its rows are numbered as in the batch."""
+        originals = Originals(raw)
+        writer = (raw.schema.metadata or {}).get(WRITER, b"")
+        kind = "columns" if originals.name == "row" else "avro" if writer else self._reading.format
+        decoder = self._made.get((kind, writer))
+        if decoder is None:
+            decoder = self._made[kind, writer] = self._make(kind, writer)
+            if len(self._made) > _WRITERS_KEPT:
+                self._made.popitem(last=False)
+        return decoder.decode(originals.column)
+
+    def _make(self, kind: str, writer: bytes) -> _Decoder:
+        reading = self._reading
+        if kind == "columns":
+            from eventveil.transforms.decode.parquet_rows import ColumnsDecoder
+
+            return _Columns(ColumnsDecoder(reading.schema, reading.used))
+        if kind == "avro":
+            from eventveil.transforms.decode.avro_events import AvroDecoder
+
+            return AvroDecoder(reading.schema, reading.used, writer=writer.decode() or None, max_event_bytes=reading.max_event_bytes)
+        from eventveil.transforms.decode.json_events import JsonDecoder
+
+        return JsonDecoder(reading.schema, reading.used, max_event_bytes=reading.max_event_bytes)
+
+
+class _Columns:
+    """A decoder of record batches, given their rows as one struct column."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def decode(self, column: pa.Array, /) -> Decoded:
+        return self._inner.decode(pa.RecordBatch.from_struct_array(column))  # type: ignore[no-any-return]

@@ -1,0 +1,124 @@
+"""Columns that hold what they show, and nothing else.
+
+Arrow hides values: a slice keeps the buffer it was cut from, a filtered dictionary column the values that no row
+refers to, a null the bytes behind it. Before a column leaves the process, or is kept in a file, it is rebuilt.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+__all__ = ["compact", "compact_batch", "plain"]
+
+
+def compact_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch with all its columns rebuilt; dictionary columns come back as plain ones. Metadata stays."""
+    columns = [compact(column) for column in batch.columns]
+    fields = [pa.field(field.name, column.type, field.nullable, field.metadata) for field, column in zip(batch.schema, columns, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields, batch.schema.metadata))
+
+
+def compact(array: pa.Array) -> pa.Array:
+    """An equal array in buffers of its own: no byte in them comes from a row that it does not show, or from behind a null."""
+    if isinstance(array, pa.ExtensionArray):
+        return pa.ExtensionArray.from_storage(array.type, compact(array.storage))
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        return compact(array.dictionary_decode())
+    if pa.types.is_null(kind):
+        return pa.nulls(len(array))
+    if pa.types.is_struct(kind):
+        # flatten() also passes the struct's nulls on, so that what they hide is gone below.
+        children = [compact(child) for child in array.flatten()]
+        fields = [pa.field(field.name, child.type, field.nullable) for field, child in zip(kind, children, strict=True)]
+        return pa.StructArray.from_buffers(pa.struct(fields), len(array), [_validity(array)], array.null_count, 0, children)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_map(kind):
+        return _lists(array)
+    if pa.types.is_fixed_size_list(kind):
+        return compact(array.cast(pa.list_(kind.value_field)))
+    if pa.types.is_string_view(kind):
+        return compact(array.cast(pa.string()))
+    if pa.types.is_binary_view(kind):
+        return compact(array.cast(pa.binary()))
+    if pa.types.is_string(kind) or pa.types.is_binary(kind):
+        return _texts(array, np.dtype(np.int32))
+    if pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
+        return _texts(array, np.dtype(np.int64))
+    if pa.types.is_boolean(kind):
+        bits = np.asarray(array.fill_null(False).to_numpy(zero_copy_only=False), dtype=np.bool_)
+        return pa.Array.from_buffers(kind, len(array), [_validity(array), _bits(bits)], array.null_count)
+    return _fixed(array)
+
+
+def plain(array: pa.Array) -> pa.Array:
+    """The column in one of the types that encoders know: dictionaries, views, wide and fixed variants become plain text, bytes and lists."""
+    kind = array.type
+    if isinstance(array, pa.ExtensionArray):
+        return plain(array.storage)
+    if pa.types.is_dictionary(kind):
+        return plain(array.dictionary_decode())
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind):
+        return array.cast(pa.string())
+    if pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind) or pa.types.is_binary_view(kind):
+        return array.cast(pa.binary())
+    if pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return array.cast(pa.list_(kind.value_field))
+    return array
+
+
+def _fixed(array: pa.Array) -> pa.Array:
+    """Numbers, times, decimals, fixed bytes: so many bytes a value."""
+    width = array.type.bit_width // 8
+    data = array.buffers()[1]
+    values = np.zeros((len(array), width), np.uint8)
+    if data is not None and len(array):
+        values[:] = np.frombuffer(data, np.uint8, len(array) * width, array.offset * width).reshape(len(array), width)
+    if array.null_count:
+        values[_nulls(array)] = 0
+    return pa.Array.from_buffers(array.type, len(array), [_validity(array), pa.py_buffer(values)], array.null_count)
+
+
+def _texts(array: pa.Array, width: np.dtype[Any]) -> pa.Array:
+    _, offset_buffer, data = array.buffers()
+    if array.null_count:
+        # A null may have a length: its bytes are left out by filling it with nothing first.
+        validity = _validity(array)
+        filled = _texts(array.fill_null("" if pa.types.is_string(array.type) or pa.types.is_large_string(array.type) else b""), width)
+        return pa.Array.from_buffers(array.type, len(array), [validity, *filled.buffers()[1:]], array.null_count)
+    if offset_buffer is None or not offset_buffer.size:
+        return pa.array([], array.type)
+    offsets = np.frombuffer(offset_buffer, width)[array.offset : array.offset + len(array) + 1]
+    first, last = int(offsets[0]), int(offsets[-1])
+    content = b"" if data is None else data.slice(first, last - first).to_pybytes()
+    return pa.Array.from_buffers(array.type, len(array), [None, pa.py_buffer(offsets - offsets[0]), pa.py_buffer(content)], 0)
+
+
+def _lists(array: Any) -> pa.Array:
+    kind = array.type
+    items = compact(array.flatten())
+    lengths = np.asarray(pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False), dtype=np.int64)
+    offsets = np.zeros(len(array) + 1, np.int64 if pa.types.is_large_list(kind) else np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    if pa.types.is_map(kind):
+        rebuilt: pa.DataType = pa.map_(items.type[0].type, kind.item_field.with_type(items.type[1].type), kind.keys_sorted)
+    else:
+        item = kind.value_field.with_type(items.type)
+        rebuilt = pa.large_list(item) if pa.types.is_large_list(kind) else pa.list_(item)
+    return pa.Array.from_buffers(rebuilt, len(array), [_validity(array), pa.py_buffer(offsets)], array.null_count, 0, [items])
+
+
+def _nulls(array: pa.Array) -> npt.NDArray[np.bool_]:
+    return np.asarray(pc.is_null(array).to_numpy(zero_copy_only=False), dtype=np.bool_)
+
+
+def _validity(array: pa.Array) -> pa.Buffer | None:
+    return _bits(~_nulls(array)) if array.null_count else None
+
+
+def _bits(mask: npt.NDArray[np.bool_]) -> pa.Buffer:
+    return pa.py_buffer(np.packbits(mask, bitorder="little"))

@@ -1,0 +1,1 @@
+"""Where root secrets come from: one file per provider."""

@@ -1,0 +1,1 @@
+"""Noise: exact tables, and draws that a key and an event determine."""
