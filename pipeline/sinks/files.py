@@ -22,7 +22,6 @@ import pyarrow.compute as pc
 from eventveil.pipeline.sinks.atomic import local_path, make_folder, publish_file, remove_file, remove_leftovers, unwritable
 from eventveil.schemas.errors import StorageError
 from eventveil.transforms.batch import ORDER, WINDOW
-from eventveil.transforms.encode.compact import compact_batch
 from eventveil.transforms.encode.json_events import encode_json
 
 __all__ = ["PROVENANCE", "FolderSink", "Published"]
@@ -170,8 +169,8 @@ class FolderSink:
     def _files(self, batches: Sequence[pa.RecordBatch]) -> Iterator[tuple[str | None, pa.RecordBatch | pa.Array[Any]]]:
         """The window's name, if each has its folder, and the rows as they leave: the lines of jsonl, else the columns."""
         visible = [batch.select([name for name in batch.schema.names if name not in (ORDER, WINDOW)]) for batch in batches]
-        # Lines are cheaper to put in order than nested columns, and hold nothing but what is visible.
-        rows = pa.concat_arrays([encode_json(batch) for batch in visible]) if self.format == "jsonl" else _one(visible)
+        # Lines are cheaper to put in order than nested columns, and hold nothing but what is visible; so do the other encoders' bytes.
+        rows = _lines(visible) if self.format == "jsonl" else _one(visible)
         places = self._order_of(batches, rows)
         if not self.partition_by_window:
             yield None, _taken(rows, places)
@@ -223,7 +222,7 @@ class FolderSink:
         if isinstance(rows, pa.Array):
             return self._compressed(_data(rows))
         buffer = io.BytesIO()
-        table = pa.Table.from_batches([compact_batch(rows)])
+        table = pa.Table.from_batches([rows])
         metadata = {**self.provenance, **({} if window is None else {"window": window})}
         # Imported where they are used: a job of JSON lines starts without the libraries for the others.
         if self.format == "avro":
@@ -259,6 +258,11 @@ class FolderSink:
             remove_file(path)
 
 
+def _lines(batches: Sequence[pa.RecordBatch]) -> pa.Array[Any]:
+    """All rows, encoded. Wide, because one batch may ask for it."""
+    return pa.concat_arrays([encode_json(batch).cast(pa.large_binary()) for batch in batches])
+
+
 def _one(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
     """All rows as one batch; the parts' marks differ, and do not belong to the output."""
     bare = [batch.replace_schema_metadata(None) for batch in batches]
@@ -279,7 +283,6 @@ def _words(order: pa.Array[Any]) -> npt.NDArray[np.uint64]:
 
 def _data(lines: pa.Array[Any]) -> memoryview:
     """The bytes of all lines, one after the other, where they lie."""
-    wide = pa.types.is_large_binary(lines.type) or pa.types.is_large_string(lines.type)
     offsets, data = cast(list[Any], lines.buffers())[1:]
-    bounds = np.frombuffer(offsets, np.int64 if wide else np.int32)[[lines.offset, lines.offset + len(lines)]]
+    bounds = np.frombuffer(offsets, np.int64)[[lines.offset, lines.offset + len(lines)]]
     return memoryview(data)[bounds[0] : bounds[1]] if data is not None else memoryview(b"")

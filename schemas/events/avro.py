@@ -64,27 +64,33 @@ def load_avro(path: str | Path) -> EventSchema:
         raise SchemaError(Problem(file, 0, "EV201", f"the event schema cannot be read: {reason}", "correct the path")) from None
     if len(data) > LARGEST:
         raise SchemaError(Problem(file, 0, "EV201", f"the event schema is larger than {LARGEST} bytes", "split the event"))
+    document, twice = _parse_json(data, file)
+    problems = tuple(Problem(file, 0, "EV201", f"key '{shorten(name)}' stands twice", "remove one of the two") for name in twice)
     try:
-        return parse_avro(_parse_json(data, file), file)
+        found = parse_avro(document, file)
     except SchemaError as error:
-        problems = error.problems
+        problems += error.problems
+    else:
+        if not problems:
+            return found
     # reading positions is slow, and only needed to say where the problems are
     try:
-        document = parse_document(data, file)
+        return parse_avro(parse_document(data, file), file)
     except PolicyError as error:
         placed = [Problem(file, found.line, "EV201", found.fact, found.remedy) for found in error.problems if found.code == "EV106"]
         raise SchemaError(placed or problems) from None
-    return parse_avro(document, file)
 
 
-def _parse_json(data: bytes, file: str) -> Any:
+def _parse_json(data: bytes, file: str) -> tuple[Any, list[str]]:
+    """What the text holds, and the keys that stand twice in one object."""
+    twice: list[str] = []
+
     def entries(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        for name in _twice(name for name, _ in pairs):
-            raise SchemaError(Problem(file, 0, "EV201", f"key '{shorten(name)}' stands twice", "remove one of the two"))
+        twice.extend(_twice(name for name, _ in pairs))
         return dict(pairs)
 
     try:
-        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=entries)
+        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=entries), twice
     except UnicodeDecodeError:
         raise SchemaError(Problem(file, 0, "EV201", "the event schema is not UTF-8 text", "save it as UTF-8")) from None
     except json.JSONDecodeError as error:
@@ -292,7 +298,7 @@ class _Reader:
     def _full_name(self, schema: dict[str, Any], place: _Place) -> str | None:
         name, namespace = schema.get("name"), schema.get("namespace", place.namespace)
         if not isinstance(name, str):
-            self.add(place.below("name"), "EV201", f"a {schema['type']} without a name", 'add "name"')
+            self.add(place.below("name"), "EV201", f"the {schema['type']} has no name", 'add "name"')
             return None
         full = name if "." in name or not namespace else f"{namespace}.{name}"
         parts = full.split(".") if isinstance(namespace, str) else [""]

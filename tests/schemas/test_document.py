@@ -323,7 +323,7 @@ class TestJson:
     def test_no_text_brings_it_down(self, data: bytes) -> None:
         try:
             found = parse_document(data, "p.yaml")
-        except PolicyError as error:
-            assert error.problems
-        else:
-            assert isinstance(found, Mapping)
+        except PolicyError:
+            return
+
+        assert isinstance(found, Mapping)

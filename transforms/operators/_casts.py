@@ -17,7 +17,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eventveil.transforms.operators._exact import from_words, join_words, nulls_of, numbers, numpy_type, plain, read_decimals, split_word, words, wraps
+from eventveil.transforms.operators._exact import (
+    from_words,
+    join_words,
+    nulls_of,
+    numbers,
+    numpy_type,
+    plain,
+    read_decimals,
+    split_word,
+    words,
+    wraps,
+)
 from eventveil.transforms.times import EARLIEST_US, LATEST_US, instants, to_local, to_micros
 
 __all__ = ["CASTS"]
@@ -164,13 +175,15 @@ def _float_from_text(values: Any, wanted: Any, _: str) -> tuple[Any, Mask]:
 
 
 def _nearest(exact: Fraction, of: np.dtype[Any]) -> tuple[float, bool]:
-    """The nearest float, and whether its shortest text is another number."""
+    """The nearest float, and whether neither it nor its shortest text is that number."""
     try:
         with np.errstate(over="ignore"):
             made = of.type(float(exact))
     except OverflowError:
         return 0.0, True
-    lossy = not np.isfinite(made) or Fraction(Decimal(str(made))) != exact
+    if not np.isfinite(made):
+        return 0.0, True
+    lossy = exact not in (Fraction(Decimal(str(made))), Fraction(float(made)))
     return (0.0, True) if lossy else (float(made), False)
 
 

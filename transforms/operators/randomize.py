@@ -36,8 +36,9 @@ class Randomize(Drawn):
     """Keep one of k choices with probability e^epsilon / (e^epsilon + k - 1), else give another, each as likely.
 
     Discloses each value with deniability: (epsilon, delta)-differential privacy of this value, delta from the rounding
-    of the probabilities to 2^-63. The result is never null. Frequencies can be estimated and corrected, single values not. Who holds the key can
+    of the probabilities to 2^-63. Frequencies can be estimated and corrected, single values not. Who holds the key can
     tell which values were kept. Not joinable, except ``per: subject``: equal values of one subject then leave equal.
+    The result is never null.
 
     Args:
         epsilon: over 0, at most 32.

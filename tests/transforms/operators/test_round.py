@@ -136,7 +136,7 @@ class TestFloats:
     def test_nearest(self, treat: Treat, value: float, to: Any, expected: float) -> None:
         assert treat("round", {"to": to}, [value, None], pa.float64()).values == [expected, None]
 
-    @pytest.mark.parametrize("value", [-0.0, -4.0, -0.04, -5e-324])
+    @pytest.mark.parametrize("value", [-0.0, -0.04, -5e-324])
     def test_minus_zero_is_zero(self, treat: Treat, value: float) -> None:
         for to in (10, 0.1, "0.3", 1e30):
             assert math.copysign(1, treat("round", {"to": to}, [value], pa.float64()).values[0]) == 1
@@ -148,7 +148,7 @@ class TestFloats:
 
     @pytest.mark.parametrize(("of", "top"), [(pa.float64(), 1.7976931348623157e308), (pa.float32(), 3.4028234663852886e38)])
     def test_overflow_is_refused(self, treat: Treat, of: pa.DataType, top: float) -> None:
-        assert treat("round", {"to": Decimal(str(top)) * Decimal("0.7")}, [top, -top, 1.0], of).refused == {0: "EV528", 1: "EV528"}
+        assert treat("round", {"to": Decimal(str(top)) * Decimal("0.6")}, [top, -top, 1.0], of).refused == {0: "EV528", 1: "EV528"}
 
     def test_single_floats_stay_single(self, treat: Treat) -> None:
         done = treat("round", {"to": 0.1}, [7.99, 0.3], pa.float32())
