@@ -1,7 +1,7 @@
 """Write the references that are made from the code; with `--check` only say which are stale.
 
-    operators.md, errors.md              for readers
-    policy.schema.json, job.schema.json  for editors
+operators.md, errors.md              for readers
+policy.schema.json, job.schema.json  for editors
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ ERROR_TEXTS = {
     "2": ("Policy and event schema", "They disagree, or the schema cannot be used. Exit code 2."),
     "3": ("Keys", "Exit code 3."),
     "4": ("Input and output", "Exit code 4."),
-    "5": ("One event refused", "The event becomes a sealed dead letter with this code; the job goes on. Several reasons: the first in the order of the rules is told."),
+    "5": (
+        "One event refused",
+        "The event becomes a sealed dead letter with this code, the first in the order of the rules; the job goes on.",
+    ),
     "6": ("Limits", "Exit code 1."),
     "9": ("Ours", "Exit code 70."),
 }
@@ -49,8 +52,8 @@ def operators() -> str:
     lines = [MADE, "", "# Operators", ""]
     lines += [
         "A rule is one operator, or a list of them applied from left to right. An operator is a word (`mask`), a word with its parameters",
-        "(`mask: {keep_last: 4}`), or, where one parameter is marked *short*, a word with that value (`floor: 1min`). Unless a section says otherwise null,",
-        "and a field that is missing, stays null, and a value is never seen by any other event.",
+        "(`mask: {keep_last: 4}`), or, where one parameter is marked *short*, a word with that value (`floor: 1min`). Unless a section",
+        "says otherwise, null and a field that is missing stay null.",
         "",
     ]
     for family, names in FAMILIES.items():
@@ -80,7 +83,8 @@ def _operator(name: str, cls: Any) -> Iterator[str]:
     if can_be_bare(cls) and said.arguments:
         yield from ["", f"The word alone, `{name}`, takes all defaults."]
     if issubclass(cls, Operator) and cls.purpose is not None:
-        yield from ["", f"Keyed: needs a keyring, and `window` with `event.time` where the key lives for a window. The sub-key is for {cls.purpose} alone."]
+        keyed = "Keyed: needs a keyring, and `window` with `event.time` where the key lives for a window."
+        yield from ["", f"{keyed} The sub-key is for {cls.purpose} alone."]
     if said.raises:
         yield ""
         yield from (f"- [{code}](errors.md#{code.lower()}) {_plain(when)}" for code, when in said.raises.items())
@@ -128,7 +132,7 @@ def errors() -> str:
     """docs/errors.md"""
     lines = [MADE, "", "# Error codes", ""]
     lines += [
-        "A message says code, place, fact and remedy, and never a value of an event. Everything that is wrong with a policy is said at once.",
+        "A message says code, place, fact and remedy, and never a value of an event. What is wrong with a policy is said all at once.",
         "A code keeps its meaning and is never used again for another.",
     ]
     for hundred, (title, text) in ERROR_TEXTS.items():

@@ -108,7 +108,9 @@ def prepare(job: Job) -> FileJob:
     letters = job.dead_letters
     if letters is None and not job.allow_loss:
         fact = "refused events would be lost: no folder for dead letters, or no custodian's key to seal them to"
-        remedy = "name both (--dead-letters FOLDER --custodian FILE.pub), or say --allow-loss; make a key with: eventveil keys custodian NAME"
+        remedy = (
+            "name both (--dead-letters FOLDER --custodian FILE.pub), or say --allow-loss; make a key with: eventveil keys custodian NAME"
+        )
         raise PolicyError(Problem(job.file, 0, "EV119", fact, remedy))
     if job.keys is None:
         raise KeyringError.of("EV301", "no keyring is named", "name one with --keys; make one with: eventveil keys new keyring.json")
@@ -116,10 +118,7 @@ def prepare(job: Job) -> FileJob:
     custodian = load_public(letters.custodian) if letters is not None else None
     part_bytes = job.part_bytes or PART_BYTES
     ranges = list_ranges(job.input.uri, job.input.format, part_bytes)
-    variants = [
-        Variant(name, plan, _sink(doc, plan, ranges[0].format, keys.id))
-        for name, doc, plan in zip(names, job.variants, plans)
-    ]
+    variants = [Variant(name, plan, _sink(doc, plan, ranges[0].format, keys.id)) for name, doc, plan in zip(names, job.variants, plans)]
     folder = LetterFolder(letters.uri) if letters is not None else None
     for variant in variants:
         variant.sink.prepare()

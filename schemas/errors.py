@@ -145,7 +145,10 @@ CODES = MappingProxyType(
         "EV120": ("arguments do not fit together", "See --help."),
         # 2xx: policy against event schema
         "EV201": ("the event schema cannot be read", "Give an Avro schema (.avsc)."),
-        "EV202": ("the event schema has a form that cannot be protected", "Recursive types and unions of several types have no fixed set of leaves; give each case a field."),
+        "EV202": (
+            "the event schema has a form that cannot be protected",
+            "Recursive types and unions of several types have no fixed set of leaves; give each case a field.",
+        ),
         "EV203": ("a field has no rule", "Add a rule, or say `keep` on purpose."),
         "EV204": ("a rule matches no field", "Correct the path."),
         "EV205": ("two rules for one field", "Remove one; several outputs of one field are written with `into`."),
@@ -156,14 +159,20 @@ CODES = MappingProxyType(
         "EV210": ("the event time cannot be taken from this field", "Name a timestamp, an ISO 8601 text, or a number with its unit."),
         "EV211": ("a rule draws noise per event, and events have no id", "Name `event.id`; `$position` where events have none."),
         "EV212": ("a rule needs the event's subject", "Name `event.subject`."),
-        "EV213": ("the event time is shifted further than the window is wide", "Shift less, or widen the window: names and headers disclose the window."),
+        "EV213": (
+            "the event time is shifted further than the window is wide",
+            "Shift less, or widen the window: names and headers disclose the window.",
+        ),
         "EV214": ("a pseudonym of a person may not be stable", "Remove `stable`, or give the class of things a name of its own."),
         "EV215": ("`otherwise: other` is for text results only", "Use refuse or nullify."),
         "EV216": ("a field cannot be moved there", "Give an output path within the same list."),
         "EV217": ("the parameters do not fit the field", "See the operator's reference."),
         "EV218": ("a map has neither rules for entries nor drop", "Drop it, or name entries as in properties{version}."),
         "EV219": ("an output name cannot be written in this format", "Rename the field: Avro names are letters, digits and underscores."),
-        "EV220": ("the policies of one job disagree about event types", "Give every policy of the job the same `event.type` field with another value."),
+        "EV220": (
+            "the policies of one job disagree about event types",
+            "Give every policy of the job the same `event.type` field with another value.",
+        ),
         "EV221": ("nothing is left of the event", "Keep at least one field."),
         # 3xx: keys
         "EV301": ("a keyring is missing", "Make one with `eventveil keys new`, or name one with --keys."),
@@ -172,8 +181,14 @@ CODES = MappingProxyType(
         "EV304": ("a key file exists already", "Keys are never overwritten: choose another name."),
         "EV305": ("a key variable is not set", "Set the environment variable."),
         "EV306": ("a custodian's key cannot be used", "Make a pair with `eventveil keys custodian`."),
-        "EV307": ("a sealed letter cannot be opened", "Use the private key that belongs to the public key of the run; if it is the right one, the letter was changed."),
-        "EV308": ("a dead letter was not written with this keyring", "It was changed or forged, or belongs to another keyring: do not replay it."),
+        "EV307": (
+            "a sealed letter cannot be opened",
+            "Use the private key that belongs to the public key of the run; if it is the right one, the letter was changed.",
+        ),
+        "EV308": (
+            "a dead letter was not written with this keyring",
+            "It was changed or forged, or belongs to another keyring: do not replay it.",
+        ),
         # 4xx: input and output
         "EV401": ("no input matches", "Correct the path or pattern."),
         "EV402": ("an input cannot be read", "Check that it exists and may be read, and is not changed during the run."),
@@ -189,9 +204,15 @@ CODES = MappingProxyType(
         "EV503": ("a required field is missing or null", "Correct the producer, or make the field nullable."),
         "EV504": ("text is not UTF-8", "Correct the producer."),
         "EV505": ("a number is not finite or lies outside its type's range", "Correct the producer."),
-        "EV506": ("a value is not of the form that the schema names (enum, fixed, uuid, date, time, timestamp, decimal)", "Correct the producer."),
+        "EV506": (
+            "a value is not of the form that the schema names (enum, fixed, uuid, date, time, timestamp, decimal)",
+            "Correct the producer.",
+        ),
         "EV507": ("the event can be read in two ways (a key twice, or a number no type holds)", "Correct the producer."),
-        "EV508": ("the event has a field that the schema does not know", "Add it to the schema and the policy, or say `unknown_fields: drop`."),
+        "EV508": (
+            "the event has a field that the schema does not know",
+            "Add it to the schema and the policy, or say `unknown_fields: drop`.",
+        ),
         "EV509": ("no policy is for this type of event", "Write a policy for it, or filter it out before."),
         "EV510": ("the event time is missing or cannot be read", "Correct the producer, or state unit and zone."),
         "EV511": ("the local time does not exist (skipped by daylight saving)", "State an offset in the producer."),

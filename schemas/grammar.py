@@ -131,7 +131,8 @@ def explain(
             problems.append(_problem(found, subject, file, where))
     for (subject, where, given, quoted), types in wanted.items():
         fact = f"{subject} must be {' or '.join(dict.fromkeys(types))}, not {given}"
-        problems.append(Problem(file, where, "EV103", fact, "write it without quotes" if quoted else "correct the value"))
+        remedy = "write it without quotes" if quoted else "write true or false" if types == ["true or false"] else "correct the value"
+        problems.append(Problem(file, where, "EV103", fact, remedy))
     return problems
 
 

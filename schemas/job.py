@@ -66,7 +66,7 @@ class Limit:
             return cls(count=int(found[1]))
         share = Fraction(found[1] + (found[2] or "")) / 100 if found is not None else None
         if share is None or share > 1:
-            raise ValueError("EV103 not a limit: write a count, or a share from 0% to 100% in quotes")
+            raise ValueError("EV103 not a limit: write a count, or a share from 0% to 100% with its sign")
         return cls(share=share)
 
     def is_passed(self, refused: int, events: int) -> bool:

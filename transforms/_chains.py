@@ -83,7 +83,9 @@ class Chains:
     def _parameter_problem(self, cls: type[Operator] | type[Shape], step: StepDoc, path: str, one: Mapping[str, Any]) -> None:
         where = ".".join(str(part) for part in one["loc"])
         place = f"{step.name}{'.' + where if where else ''} in fields.{path}"
-        line = getattr(step.given, "lines", {}).get(one["loc"][0], step.line) if one["loc"] and isinstance(step.given, Mapping) else step.line
+        line = (
+            getattr(step.given, "lines", {}).get(one["loc"][0], step.line) if one["loc"] and isinstance(step.given, Mapping) else step.line
+        )
         if one["type"] == "extra_forbidden":
             self.fail("EV102", f"unknown parameter '{where}' of {step.name} in fields.{path}", self._parameters(cls, where), line)
         elif one["type"] == "missing":

@@ -15,6 +15,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 import pyarrow as pa
+
 from eventveil.schemas.document import read_document_text
 from eventveil.schemas.errors import CODES, PolicyError, Problem, SchemaError, did_you_mean
 from eventveil.schemas.events.avro import load_avro
@@ -308,7 +309,12 @@ class _Compiler:
         )
         if not all(map(fits, values)):
             fact = f"event.only_if: {place} is {given}, and a value listed is not"
-            self.fail("EV103", fact, "compare text with text, true with a boolean, a number with an integer", self.policy.line_of("event", "only_if"))
+            self.fail(
+                "EV103",
+                fact,
+                "compare text with text, true with a boolean, a number with an integer",
+                self.policy.line_of("event", "only_if"),
+            )
 
     def _used(self) -> list[Place]:
         """Leaves that a rule or the event's access reads."""
@@ -430,9 +436,7 @@ class _Compiler:
             taken = captures is not None
             source = Apply(-1, str(place), (), -1, names=(name,) if taken else (), given=slot, local_zone=zone)
             of = captures[name] if captures is not None else result
-            self._emit(
-                place, inner, source, of, nullable, f"{label}.into.{name}", f"{key_path}>{name}", is_time, used, branch=name
-            )
+            self._emit(place, inner, source, of, nullable, f"{label}.into.{name}", f"{key_path}>{name}", is_time, used, branch=name)
 
     def _is_late(self, slot: int) -> bool:
         """Whether a slot is only there after the groups have run."""
@@ -487,7 +491,9 @@ class _Compiler:
                 self.fail("EV212", f"{operator.name} in {label} draws per subject", line=line)
         keyed = operator.purpose is not None and operator.key_scope() == "window"
         if keyed and self.policy.window.keys is None:
-            self.fail("EV104", f"{operator.name} in {label} uses a key, and window is missing", "write window: 1d; keys live for one window", line)
+            self.fail(
+                "EV104", f"{operator.name} in {label} uses a key, and window is missing", "write window: 1d; keys live for one window", line
+            )
         if (keyed or "time" in needs) and self.policy.time is None:
             self.fail("EV104", f"{operator.name} in {label} needs event.time", "name event.time: it decides the window", line)
 

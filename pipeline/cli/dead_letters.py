@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eventveil.pipeline.dead_letters.open import open_letter
-from eventveil.pipeline.dead_letters.store import Letter, list_letters
+from eventveil.pipeline.dead_letters.store import list_letters
 from eventveil.schemas.errors import CODES, KeyringError, StorageError
 from eventveil.transforms.keys.custodian import load_private
 from eventveil.transforms.keys.keyring import load_keys

@@ -69,7 +69,9 @@ def preview(
 def run(
     job: Annotated[Text, typer.Argument(help="A job file; or give --policy, --input and --output.", metavar="[JOB]")] = None,
     policy: Annotated[Text, typer.Option("--policy", "-p", help="The policy.")] = None,
-    input: Annotated[Optional[list[str]], typer.Option("--input", "-i", help="A file, folder or pattern; may be given several times.")] = None,  # noqa: UP045
+    input: Annotated[
+        Optional[list[str]], typer.Option("--input", "-i", help="A file, folder or pattern; may be given several times.")
+    ] = None,  # noqa: UP045
     output: Annotated[Text, typer.Option("--output", "-o", help="The folder to write to.")] = None,
     keys: Annotated[Text, typer.Option("--keys", "-k", help="The keyring file, or env:NAME.")] = None,
     input_format: Annotated[Text, typer.Option(help="Format of the input; default: by its suffix.")] = None,
@@ -77,7 +79,9 @@ def run(
     partition_by: Annotated[Text, typer.Option(help="window: one folder per release window.")] = None,
     dead_letters: Annotated[Text, typer.Option(help="The folder for refused events, sealed.")] = None,
     custodian: Annotated[Text, typer.Option(help="The custodian's public key, to which refused events are sealed.")] = None,
-    allow_loss: Annotated[bool, typer.Option("--allow-loss", help="Start without a custodian: refused events are counted and lost.")] = False,
+    allow_loss: Annotated[
+        bool, typer.Option("--allow-loss", help="Start without a custodian: refused events are counted and lost.")
+    ] = False,
     max_refused: Annotated[Text, typer.Option(help="Fail (exit 1) when more are refused: a number, or a share as 5%.")] = None,
     workers: Annotated[Optional[int], typer.Option(min=1, max=64, help="Threads that read ranges at the same time.")] = None,  # noqa: UP045
     summary: Annotated[Text, typer.Option(help="Write the summary to this file, as JSON.", metavar="FILE")] = None,
@@ -118,7 +122,9 @@ def keys_new(
 
 
 @keys_app.command("custodian")
-def keys_custodian(prefix: Annotated[str, typer.Argument(help="Writes PREFIX.pub and PREFIX.key. Never overwrites.", metavar="PREFIX")]) -> None:
+def keys_custodian(
+    prefix: Annotated[str, typer.Argument(help="Writes PREFIX.pub and PREFIX.key. Never overwrites.", metavar="PREFIX")],
+) -> None:
     """Make a custodian's key pair: refused events are sealed to PREFIX.pub, and opened with PREFIX.key alone."""
     from eventveil.pipeline.cli.keys import new_custodian_pair
 

@@ -81,7 +81,11 @@ def _outcome(outcome: Any) -> Any:
 def _show(table: Table, before: bytes, after: Any, as_json: bool) -> None:
     told = before.decode("utf-8", "replace").strip()
     if as_json:
-        print(json.dumps({"before": told, "after": after if isinstance(after, dict) else None, "note": None if isinstance(after, dict) else after}))
+        print(
+            json.dumps(
+                {"before": told, "after": after if isinstance(after, dict) else None, "note": None if isinstance(after, dict) else after}
+            )
+        )
         return
     try:
         told = json.dumps(json.loads(told), indent=2, ensure_ascii=False)

@@ -46,7 +46,9 @@ def run_job(document: str | None, flags: Mapping[str, Any], *, quiet: bool, debu
 def _check(summary: Summary, job: Job) -> None:
     for one in summary.policies:
         if not one.balanced:
-            raise EventveilError.of("EV901", f"{one.policy}: {one.into} in, but {one.out} out, {one.refused_total} refused, {one.filtered} filtered")
+            raise EventveilError.of(
+                "EV901", f"{one.policy}: {one.into} in, but {one.out} out, {one.refused_total} refused, {one.filtered} filtered"
+            )
         if job.max_refused is not None and job.max_refused.is_passed(one.refused_total, one.into):
             fact = f"{one.policy}: {one.refused_total} of {one.into} events refused, more than {job.max_refused}"
             raise LimitError.of("EV601", fact, "the output is complete; see the dead letters: eventveil dead-letters list")

@@ -32,4 +32,6 @@ class WriteLetters(AssembleParts):
     def publish(self, part: Part, batches: list[pa.RecordBatch]) -> None:
         METER.add(refused=sum(batch.num_rows for batch in batches))
         if self._folder is not None:
-            self._folder.publish(part_name(self._name_key, part), (line for batch in batches for line in batch.column("letter").to_pylist()))
+            self._folder.publish(
+                part_name(self._name_key, part), (line for batch in batches for line in batch.column("letter").to_pylist())
+            )

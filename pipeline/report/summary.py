@@ -72,9 +72,7 @@ class Summary:
         yield f"{self.seconds:.1f} s{rate}, start-up included"
 
 
-def summarize(
-    job: str, seconds: float, keys: str, policies: Iterable[tuple[str, int, str]], counters: Mapping[str, int]
-) -> Summary:
+def summarize(job: str, seconds: float, keys: str, policies: Iterable[tuple[str, int, str]], counters: Mapping[str, int]) -> Summary:
     """Sort Beam's counters (named ``policy|what[|which]``) by policy."""
     found = {name: PolicySummary(name, version, digest) for name, version, digest in policies}
     for counter, number in counters.items():

@@ -40,7 +40,9 @@ class TestCheck:
         assert (done.returncode, done.stderr) == (0, "")
 
     @pytest.mark.parametrize("name", ["operators.md", "errors.md", "policy.schema.json", "job.schema.json"])
-    def test_a_stale_or_missing_file_fails(self, generate: ModuleType, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_stale_or_missing_file_fails(
+        self, generate: ModuleType, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         assert generate.main([], tmp_path) == 0
         assert generate.main(["--check"], tmp_path) == 0
         capsys.readouterr()
@@ -75,7 +77,9 @@ class TestOperators:
         codes = set(re.findall(r"\(errors\.md#(ev[0-9]{3})\)", self.text))
 
         assert codes
-        assert {code.upper() for code in codes} <= set(re.findall(r"^### (EV[0-9]{3})$", (DOCS / "errors.md").read_text("utf-8"), re.MULTILINE))
+        assert {code.upper() for code in codes} <= set(
+            re.findall(r"^### (EV[0-9]{3})$", (DOCS / "errors.md").read_text("utf-8"), re.MULTILINE)
+        )
 
     def test_tables_have_four_columns(self) -> None:
         rows = [row for row in self.text.split("\n") if row.startswith("|")]
@@ -151,7 +155,7 @@ class TestPolicySchema:
     def test_every_reference_leads_somewhere(self) -> None:
         text = json.dumps(self.schema)
 
-        assert {name for name in re.findall(r'"#/\$defs/([^"]+)"', text)} <= set(self.schema["$defs"])
+        assert set(re.findall(r'"#/\$defs/([^"]+)"', text)) <= set(self.schema["$defs"])
 
 
 class TestJobSchema:
@@ -162,10 +166,42 @@ class TestJobSchema:
         assert _wrong(self.schema, self.schema, load_document(path)) == []
 
 
-_TYPES: dict[str, Any] = {"string": str, "array": list, "object": dict, "boolean": bool, "null": type(None), "integer": int, "number": (int, float)}
-_KNOWN = {"$schema", "$defs", "$ref", "title", "description", "default", "anyOf", "oneOf", "enum", "const", "type", "properties", "required"}
+_TYPES: dict[str, Any] = {
+    "string": str,
+    "array": list,
+    "object": dict,
+    "boolean": bool,
+    "null": type(None),
+    "integer": int,
+    "number": (int, float),
+}
+_KNOWN = {
+    "$schema",
+    "$defs",
+    "$ref",
+    "title",
+    "description",
+    "default",
+    "anyOf",
+    "oneOf",
+    "enum",
+    "const",
+    "type",
+    "properties",
+    "required",
+}
 _KNOWN |= {"additionalProperties", "minProperties", "maxProperties", "items", "minItems", "maxItems", "minLength", "maxLength", "pattern"}
-_KNOWN |= {"minimum", "maximum", "exclusiveMinimum", "multipleOf", "patternProperties", "propertyNames", "uniqueItems", "format", "examples"}
+_KNOWN |= {
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "multipleOf",
+    "patternProperties",
+    "propertyNames",
+    "uniqueItems",
+    "format",
+    "examples",
+}
 
 
 def _wrong(document: dict[str, Any], schema: Any, value: Any, at: str = "$") -> list[str]:

@@ -19,10 +19,7 @@ from eventveil.schemas.policy import load_policy
 HERE = Path(__file__).parent
 READERS: dict[str, Callable[[str], Any]] = {".policy.yaml": load_policy, ".job.yaml": load_job, ".avsc": load_avro}
 BROKEN = sorted(
-    path
-    for pattern in ("EV1*", "EV201*", "EV202*")
-    for path in HERE.glob(pattern)
-    if any(path.name.endswith(suffix) for suffix in READERS)
+    path for pattern in ("EV1*", "EV201*", "EV202*") for path in HERE.glob(pattern) if any(path.name.endswith(suffix) for suffix in READERS)
 )
 # said by who knows operators, files beside the policy, or the command line
 ELSEWHERE = {"EV101", "EV114", "EV119", "EV120"}
@@ -44,7 +41,9 @@ def test_a_missing_document_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EventveilError) as caught:
         load_policy("EV115_missing.policy.yaml")
 
-    assert "EV115_missing.policy.yaml: EV115 the document cannot be read: no such file or directory\n  correct the path" == str(caught.value)
+    assert "EV115_missing.policy.yaml: EV115 the document cannot be read: no such file or directory\n  correct the path" == str(
+        caught.value
+    )
 
 
 def test_every_code_of_a_document_has_a_text() -> None:
@@ -56,4 +55,6 @@ def test_every_code_of_a_document_has_a_text() -> None:
 def test_no_text_is_left_without_its_document() -> None:
     names = {path.name.split(".")[0] for path in BROKEN}
 
-    assert names == {path.stem for pattern in ("EV1*.txt", "EV201*.txt", "EV202*.txt") for path in HERE.glob(pattern) if path.name[:5] not in ELSEWHERE}
+    assert names == {
+        path.stem for pattern in ("EV1*.txt", "EV201*.txt", "EV202*.txt") for path in HERE.glob(pattern) if path.name[:5] not in ELSEWHERE
+    }

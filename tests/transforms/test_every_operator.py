@@ -60,7 +60,20 @@ TIMESTAMPS = (*INSTANTS, *LOCAL)
 EVERY = tuple(TYPES)
 
 _T0 = datetime(2014, 9, 4, 22, 57, 55, 123456, tzinfo=UTC)
-_TEXTS = ["Abdullin Rinat", "ul. Zorge 66-61", "Zoë Ångström", "👩‍👩‍👧 family", "e\u0301toile", "450075", "a b", "שלום עולם", "x\x00y", "R2-D2 ", "été", "q"]
+_TEXTS = [
+    "Abdullin Rinat",
+    "ul. Zorge 66-61",
+    "Zoë Ångström",
+    "👩‍👩‍👧 family",
+    "e\u0301toile",
+    "450075",
+    "a b",
+    "שלום עולם",
+    "x\x00y",
+    "R2-D2 ",
+    "été",
+    "q",
+]
 _INTS = [1, -1, 2, 7, 10, 13, 99, -47, 1_000, 123_457, 2_000_003, -2_147_000_001]
 
 # Values that no operator has a reason to find equal to its result, none of them empty.
@@ -91,18 +104,57 @@ HOSTILE: dict[str, list[Any]] = {
     "float32": [0.0, -0.0, float("nan"), float("inf"), -float("inf"), 3.4e38, -3.4e38, 1e-45, 0.1],
     "float64": [0.0, -0.0, float("nan"), float("inf"), -float("inf"), 1.79e308, -1.79e308, 5e-324, 0.1, 2.0**63, -(2.0**63), 2.5],
     "string": [
-        *("", " ", "\x00", "a\x00b", "\n", "*", "********", "\ufeff", "👩‍👩‍👧‍👦" * 9, "e\u0301" * 9, "\u202eabc", "ﬀ", "İ", "ß", "٣", "other", "null"),
+        *(
+            "",
+            " ",
+            "\x00",
+            "a\x00b",
+            "\n",
+            "*",
+            "********",
+            "\ufeff",
+            "👩‍👩‍👧‍👦" * 9,
+            "e\u0301" * 9,
+            "\u202eabc",
+            "ﬀ",
+            "İ",
+            "ß",
+            "٣",
+            "other",
+            "null",
+        ),
         *("-", "+", ".", "-.", "1e400", "NaN", "9" * 400, "0." + "9" * 400, "-0", "007", "1.", ".5", "1,5", "0x10", "１２"),
         *("2014-09-04T22:57:55", "2014-02-30", "9999-12-31T23:59:59.999999999Z", "0000-00-00", "2014-09-04T25:00:00+99:99", "-2014-01-01"),
-        *("1.2.3.4", "1.2.3.4\n", "01.2.3.4", "::", "::ffff:1.2.3.4", "fe80::1%eth0", ":" * 60, "1" * 1_000_000, "é" * 500_000, "{", "{}", "[", "%s", "\\"),
+        *(
+            "1.2.3.4",
+            "1.2.3.4\n",
+            "01.2.3.4",
+            "::",
+            "::ffff:1.2.3.4",
+            "fe80::1%eth0",
+            ":" * 60,
+            "1" * 1_000_000,
+            "é" * 500_000,
+            "{",
+            "{}",
+            "[",
+            "%s",
+            "\\",
+        ),
     ],
     "binary": [b"", b"\x00", b"\xff\xfe", b"a" * 1_000_000],
     "decimal": [Decimal("9999999.99"), Decimal("-9999999.99"), Decimal(0), Decimal("0.01"), Decimal("-0.01"), Decimal("0.50")],
-    "wide decimal": [Decimal("9" * 29 + "." + "9" * 9), Decimal("-" + "9" * 29 + "." + "9" * 9), Decimal(0), Decimal("0.000000001"), Decimal("1E+18")],
+    "wide decimal": [
+        Decimal("9" * 29 + "." + "9" * 9),
+        Decimal("-" + "9" * 29 + "." + "9" * 9),
+        Decimal(0),
+        Decimal("0.000000001"),
+        Decimal("1E+18"),
+    ],
     "date32": [0, 1, -1, 2**31 - 1, -(2**31), 3_000_000, -1_000_000],
     "time32": [0, 86_399_999],
     "time64": [0, 86_399_999_999],
-    **{name: _EXTREME_64 for name in TIMESTAMPS},
+    **dict.fromkeys(TIMESTAMPS, _EXTREME_64),
 }
 
 
@@ -164,7 +216,11 @@ SAMPLES: dict[str, list[Sample]] = {
     "parse": [
         Sample(["string"], {"form": "{amount:number} {currency:text}"}, {"string": [f"{n}.5 EUR" for n in range(6)] + ["free"] * 6}),
         Sample(["string"], {"form": "{all:text}", "otherwise": "nullify"}),
-        Sample(["string"], {"form": "-{n:number}", "decimal": ",", "scale": 2, "otherwise": "nullify"}, {"string": ["-1,5", "-1,555", "1", *"abcdefghi"]}),
+        Sample(
+            ["string"],
+            {"form": "-{n:number}", "decimal": ",", "scale": 2, "otherwise": "nullify"},
+            {"string": ["-1,5", "-1,555", "1", *"abcdefghi"]},
+        ),
     ],
     "round": [
         Sample(NUMBERS, {"to": 10}),
@@ -197,7 +253,8 @@ SAMPLES: dict[str, list[Sample]] = {
         Sample([*INTEGERS, "decimal"], {"laplace_scale": 1, "per": "event"}),
         Sample([*FLOATS, *DECIMALS], {"gaussian_sigma": 2.5, "grid": 0.5, "per": "subject", "null": 0}),
         Sample(
-            NUMBERS, {"epsilon": 1, "grid": 2, "per": "event", "clamp_input": {"min": 0, "max": 9}, "clamp_output": {"min": 0}, "together": "a"}
+            NUMBERS,
+            {"epsilon": 1, "grid": 2, "per": "event", "clamp_input": {"min": 0, "max": 9}, "clamp_output": {"min": 0}, "together": "a"},
         ),
     ],
     "randomize": [
@@ -238,10 +295,6 @@ def _cases() -> Iterable[Any]:
                     yield pytest.param(name, sample, of, id=f"{name}-{number}-{of}")
 
 
-def _operators() -> list[str]:
-    return sorted(set(known()) - SHAPES)
-
-
 each_case = pytest.mark.parametrize(("name", "sample", "of"), list(_cases()))
 each_sample = pytest.mark.parametrize(
     ("name", "sample"), [pytest.param(name, one, id=f"{name}-{n}") for name, samples in SAMPLES.items() for n, one in enumerate(samples, 1)]
@@ -258,6 +311,11 @@ def operator(name: str, sample: Sample, of: str, in_place: Callable[..., Operato
 def column(sample: Sample, of: str) -> pa.Array[Any]:
     """Values, with nulls among them."""
     return _column(sample, of, nulls=True)
+
+
+@pytest.fixture
+def at_root(surroundings: Any, column: pa.Array[Any]) -> Any:
+    return surroundings(len(column))
 
 
 @pytest.fixture(params=[False, True], ids=["root", "nested"])
@@ -337,39 +395,41 @@ class TestAColumn:
         if not refused:
             assert result.null_count == (5 if operator.nullable(True) else 0)
 
-    def test_what_hides_behind_a_null_has_no_effect(
-        self, operator: Operator, sample: Sample, of: str, column: pa.Array[Any], around: Any
-    ) -> None:
-        hostile = pa.array((HOSTILE[of] * len(column))[: len(column)], TYPES[of])
-        behind = pa.concat_arrays([column.slice(i, 1) if column[i].is_valid else hostile.slice(i, 1) for i in range(len(column))])
-        bits = np.packbits(np.asarray(column.is_valid()), bitorder="little")
-        hiding = pa.Array.from_buffers(behind.type, len(behind), [pa.py_buffer(bits), *behind.buffers()[1:]])
+    def test_what_hides_behind_a_null_has_no_effect(self, operator: Operator, of: str, column: pa.Array[Any], around: Any) -> None:
+        plain = around.run(operator, column)
+        nulls = np.flatnonzero(np.asarray(column.is_null())).tolist()
+        bits = pa.py_buffer(np.packbits(np.asarray(column.is_valid()), bitorder="little"))
+        hostile = pa.array(HOSTILE[of], TYPES[of])
+        for start in range(0, len(hostile), len(nulls)):
+            filler = dict(zip(nulls, range(start, start + len(nulls)), strict=True))
+            pieces = [hostile.slice(filler[i] % len(hostile), 1) if i in filler else column.slice(i, 1) for i in range(len(column))]
+            hiding = pa.Array.from_buffers(column.type, len(column), [bits, *pa.concat_arrays(pieces).buffers()[1:]])
 
-        assert hiding.equals(column) or pa.types.is_floating(column.type)
-        _assert_same(around.run(operator, hiding), around.run(operator, column))
+            assert hiding.equals(column)
+            _assert_same(around.run(operator, hiding), plain)
 
-    def test_input_is_untouched(self, operator: Operator, column: pa.Array[Any], around: Any) -> None:
+    def test_input_is_untouched(self, operator: Operator, column: pa.Array[Any], at_root: Any) -> None:
         own = pa.concat_arrays([column])
         before = [None if buffer is None else buffer.to_pybytes() for buffer in own.buffers()]
-        around.run(operator, own)
+        at_root.run(operator, own)
 
         assert [None if buffer is None else buffer.to_pybytes() for buffer in own.buffers()] == before
 
-    def test_same_input_same_output(self, operator: Operator, column: pa.Array[Any], around: Any) -> None:
-        _assert_same(around.run(operator, column), around.run(operator, column))
+    def test_same_input_same_output(self, operator: Operator, column: pa.Array[Any], at_root: Any) -> None:
+        _assert_same(at_root.run(operator, column), at_root.run(operator, column))
 
-    def test_survives_pickling(self, operator: Operator, column: pa.Array[Any], around: Any) -> None:
+    def test_survives_pickling(self, operator: Operator, column: pa.Array[Any], at_root: Any) -> None:
         again = pickle.loads(pickle.dumps(operator))
 
         assert again == operator
-        _assert_same(around.run(again, column), around.run(operator, column))
+        _assert_same(at_root.run(again, column), at_root.run(operator, column))
 
-    def test_no_value_passes_unchanged_unless_declared(self, operator: Operator, column: pa.Array[Any], around: Any) -> None:
-        result, refused = around.run(operator, column)
+    def test_no_value_passes_unchanged_unless_declared(self, operator: Operator, column: pa.Array[Any], at_root: Any) -> None:
+        result, refused = at_root.run(operator, column)
 
         if operator.may_return_input or result.type != column.type:
             return
-        rows = around.rows()
+        rows = at_root.rows()
         passed = [i for i in range(len(column)) if column[i].is_valid and rows[i] not in refused and result[i].equals(column[i])]
         assert passed == []
 
@@ -379,8 +439,8 @@ class TestAColumn:
 
         assert len(refused) < len(column) - column.null_count or of not in sample.values
 
-    def test_refuses_with_declared_codes_only(self, operator: Operator, column: pa.Array[Any], around: Any) -> None:
-        _, refused = around.run(operator, column)
+    def test_refuses_with_declared_codes_only(self, operator: Operator, column: pa.Array[Any], at_root: Any) -> None:
+        _, refused = at_root.run(operator, column)
 
         assert set(refused.values()) <= set(operator.refusals)
 
@@ -552,7 +612,8 @@ def _accepts(in_place: Callable[..., Operator], name: str, sample: Sample, given
     try:
         settled = in_place(name, sample.given, given, **sample.where)
     except ValueError as error:
-        assert str(error)[:5] in CODES, error
+        if str(error)[:5] not in CODES:
+            raise
         return False
     return settled.returns(given) is not None
 
@@ -560,7 +621,9 @@ def _accepts(in_place: Callable[..., Operator], name: str, sample: Sample, given
 def _bits(values: pa.Array[Any]) -> pa.Array[Any]:
     """Floats by their bits, so that NaN equals itself and -0 is not 0."""
     if pa.types.is_struct(values.type):
-        return pa.StructArray.from_arrays([_bits(values.field(i)) for i in range(values.type.num_fields)], names=[one.name for one in values.type], mask=values.is_null())
+        return pa.StructArray.from_arrays(
+            [_bits(values.field(i)) for i in range(values.type.num_fields)], names=[one.name for one in values.type], mask=values.is_null()
+        )
     if pa.types.is_floating(values.type):
         return values.view(pa.int32() if values.type.bit_width == 32 else pa.int64())
     return values

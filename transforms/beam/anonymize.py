@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
 from eventveil.schemas.errors import PolicyError, Problem
-from eventveil.transforms.batch import LETTERS, ORDER, WINDOW, Part, part_of, refused_batch, with_part
+from eventveil.transforms.batch import ORDER, WINDOW, Part, part_of, refused_batch, with_part
 from eventveil.transforms.beam.coder import RecordBatchCoder
 from eventveil.transforms.beam.guard import guarded
 from eventveil.transforms.compile import load_plan
@@ -28,8 +28,9 @@ from eventveil.transforms.decode.reading import Decoders, Originals, Reading
 from eventveil.transforms.encode.compact import compact_batch
 from eventveil.transforms.keys.custodian import load_public
 from eventveil.transforms.keys.keyring import load_keys
-from eventveil.transforms.plan import Outcome, Plan
+from eventveil.transforms.plan import Plan
 from eventveil.transforms.seal import Sealing
+from eventveil.transforms.veil import Outcome
 
 __all__ = [
     "Anonymize",

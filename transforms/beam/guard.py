@@ -16,7 +16,9 @@ _failures: list[EventveilError] = []
 
 def internal_error(error: BaseException) -> EventveilError:
     """A defect as an error without its text: a library's message may quote an event."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "eventveil" in frame.filename or "/transforms/" in frame.filename]
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if "eventveil" in frame.filename or "/transforms/" in frame.filename
+    ]
     last = frames[-1] if frames else None
     place = f" in {last.filename.rsplit('/', 1)[-1]}:{last.lineno}" if last else ""
     return EventveilError.of("EV901", f"{type(error).__name__}{place}", "its text is withheld, because it may quote an event")

@@ -195,7 +195,6 @@ def _count(data: bytes, at: int, smallest: int) -> tuple[int, int]:
 class _Compiler:
     def __init__(self, named: Mapping[str, Any]) -> None:
         self._named = named
-        self._open: list[int] = []
         self.unknown: list[str] = []
 
     def reader(self, schema: Any, node: Node, columns: Columns, path: str) -> Read:
@@ -213,19 +212,25 @@ class _Compiler:
         return self._scalar(schema, kind, node, columns.values.append, path)
 
     def _resolved(self, schema: Any) -> Any:
-        return self._named[schema] if isinstance(schema, str) and schema in self._named else schema
+        """A type without its wrappings: names are looked up, {"type": {"type": ...}} is the inner one."""
+        while True:
+            if isinstance(schema, str) and schema in self._named:
+                schema = self._named[schema]
+            elif isinstance(schema, dict) and (isinstance(schema["type"], dict | list) or schema["type"] in self._named):
+                schema = schema["type"]
+            else:
+                return schema
 
     def _union(self, cases: list[Any], node: Node, columns: Columns, path: str) -> Read:
         readers: list[Read] = []
         misfit: Misfit | None = None
         fits = False
-        before = list(columns.below)
         for case in cases:
             if _kind(self._resolved(case)) == "null":
                 readers.append(_null(columns))
                 continue
             try:
-                if fits and columns.below != before:
+                if fits and not isinstance(node, Leaf):
                     raise Misfit(f"{path}: a union of several types that fit")
                 readers.append(self.reader(case, node, columns, path))
                 fits = True
@@ -240,9 +245,6 @@ class _Compiler:
     def _record(self, schema: Any, kind: str, node: Record, columns: Columns, path: str) -> Read:
         if kind not in ("record", "error"):
             raise _misfit(path, kind, "a record")
-        if id(schema) in self._open:
-            raise Misfit(f"{path}: a type that contains itself")
-        self._open.append(id(schema))
         given = {entry["name"]: entry for entry in schema["fields"]}
         columns.below = [Columns(known.node, present=known.name in given) for known in node.fields]
         at = {known.name: number for number, known in enumerate(node.fields)}
@@ -253,11 +255,10 @@ class _Compiler:
             if number is None:
                 if label not in self.unknown:
                     self.unknown.append(label)
-                steps.append(_callable(self.skipper(entry["type"])))
+                steps.append(_callable(self.skipper(entry["type"], ())))
             else:
                 below = f"{path}.{entry['name']}" if path else entry["name"]
                 steps.append(self.reader(entry["type"], node.fields[number].node, columns.below[number], below))
-        self._open.pop()
         append = columns.values.append
 
         def read(data: bytes, at: int) -> int:
@@ -329,7 +330,8 @@ class _Compiler:
         if kind not in allowed.get(str(wanted), ()):
             raise _misfit(path, kind, str(wanted))
         if kind in ("int", "long"):
-            return _integers(append, _INT32 if kind == "int" else _INT64, 1, path)
+            appended = append if types.is_integer(wanted) else lambda value: append(float(value))
+            return _integers(appended, _INT32 if kind == "int" else _INT64, 1, path)
         return _floats(append, "<f" if kind == "float" else "<d")
 
     def _times(self, kind: str, logical: Any, wanted: pa.DataType, path: str) -> int:
@@ -340,11 +342,11 @@ class _Compiler:
             raise _misfit(path, kind, f"{start}{wanted.unit}")
         return _ARROW_UNITS[wanted.unit] // _UNITS[unit]
 
-    def skipper(self, schema: Any) -> int | Read:
-        """A reader that keeps nothing; an int where every value has that size, so that a forged count of them costs no time."""
+    def skipper(self, schema: Any, above: tuple[int, ...]) -> int | Read:
+        """A reader that keeps nothing; an int where every value has that size. `above` are the types that it stands in."""
         schema = self._resolved(schema)
         if isinstance(schema, list):
-            return _cases([_callable(self.skipper(case)) for case in schema])
+            return _cases([_callable(self.skipper(case, above)) for case in schema])
         kind = _kind(schema)
         if kind in _SIZES:
             return _skip_boolean if kind == "boolean" else _SIZES[kind]
@@ -356,21 +358,20 @@ class _Compiler:
             return int(schema["size"])
         if kind == "enum":
             return _enum(_forget, schema["symbols"])
-        if id(schema) in self._open:
-            raise Misfit("a field that the event schema does not know: a type that contains itself")
-        self._open.append(id(schema))
-        if kind in ("array", "map"):
-            inner = _callable(self.skipper(schema["items" if kind == "array" else "values"]))
-            smallest = self.smallest(schema["items" if kind == "array" else "values"], ()) + (kind == "map")
-            if smallest == 0:
-                raise Misfit("a field that the event schema does not know: elements that take no bytes")
-            found: int | Read = _skip_items(inner, smallest, kind == "map")
-        else:
-            steps = [self.skipper(entry["type"]) for entry in schema["fields"]]
+        if id(schema) in above:
+            # How deep it nests would be the message's choice, and how deep we can follow our caller's.
+            raise Misfit("a field that the event schema does not know has a type that contains itself")
+        above = (*above, id(schema))
+        if kind not in ("array", "map"):
+            steps = [self.skipper(entry["type"], above) for entry in schema["fields"]]
             fixed = [step for step in steps if isinstance(step, int)]
-            found = sum(fixed) if len(fixed) == len(steps) else _chain([_callable(step) for step in steps])
-        self._open.pop()
-        return found
+            return sum(fixed) if len(fixed) == len(steps) else _chain([_callable(step) for step in steps])
+        inner = schema["values" if kind == "map" else "items"]
+        item = self.skipper(inner, above)
+        smallest = self.smallest(inner, ()) + (kind == "map")
+        if smallest == 0:
+            raise Misfit("a field that the event schema does not know has elements that take no bytes")
+        return _skip_items(_callable(item), smallest, kind == "map")
 
     def smallest(self, schema: Any, above: tuple[int, ...]) -> int:
         """The fewest bytes that a value takes."""
@@ -388,9 +389,7 @@ class _Compiler:
 
 
 def _kind(schema: Any) -> str:
-    """The name of a type; a type that is written {"type": {"type": ...}} is the inner one."""
-    while isinstance(schema, dict) and isinstance(schema["type"], dict):
-        schema = schema["type"]
+    """The name of a type that is no union."""
     return str(schema["type"] if isinstance(schema, dict) else schema)
 
 

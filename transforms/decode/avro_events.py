@@ -7,7 +7,7 @@ judge (judge.py), as those of every format. Each event is read on its own, so it
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Set
+from collections.abc import Set
 from typing import Any
 
 import fastavro
@@ -18,7 +18,7 @@ import pyarrow as pa
 from eventveil.schemas.errors import StorageError
 from eventveil.schemas.events.tree import EventSchema
 from eventveil.transforms.decode.avro_datums import BadDatum, Columns, Misfit, Read, reader_of
-from eventveil.transforms.decode.decoded import Decoded
+from eventveil.transforms.decode.decoded import Decoded, drift_labels
 from eventveil.transforms.decode.forms import read_typed
 from eventveil.transforms.decode.judge import Judge, assemble
 
@@ -74,6 +74,8 @@ class AvroDecoder:
         """Decode one batch: binary values, one datum each. A null value is no datum (EV516)."""
         refused: dict[int, tuple[str, str]] = {}
         lists = self._columns.lists()
+        for column in lists:
+            column.clear()
         sizes = [0] * len(lists)
         rows: list[int] = []
         # Datum by datum, in Python: where a field stands is known only when those before it were read.
@@ -127,12 +129,7 @@ def _compiled(schema: EventSchema, writer: str | None) -> tuple[Read, Columns, l
         raise _unfit(f"the writer's schema does not fit the event schema: {error}") from None
     except RecursionError:
         raise _unfit("the writer's schema is nested too deeply") from None
-    order = {label: number for number, label in enumerate(_labels(schema))}
-    return read, columns, sorted(unknown, key=lambda label: order.get(label, 0)), fingerprint
-
-
-def _labels(schema: EventSchema) -> Iterator[str]:
-    yield "?"
+    return read, columns, [label for label in drift_labels(schema) if label in unknown], fingerprint
 
 
 def _unfit(fact: str) -> StorageError:

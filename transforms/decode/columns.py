@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["flags", "list_lengths", "not_utf8", "validity"]
+__all__ = ["flags", "list_lengths", "map_entries", "not_utf8", "validity"]
 
 Int64s = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -23,10 +23,22 @@ def flags(mask: pa.BooleanArray) -> Mask:
 
 
 def list_lengths(array: Any) -> Int64s:
-    """Elements of each list; none in a null one, whatever its offsets say."""
-    if array.null_count == 0:
-        return np.diff(np.asarray(array.offsets.to_numpy())).astype(np.int64)
-    return np.asarray(pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False), dtype=np.int64)
+    """Elements of each list or map; none in a null one, whatever its offsets say."""
+    lengths = np.diff(np.asarray(array.offsets.to_numpy())).astype(np.int64)
+    if array.null_count:
+        lengths[flags(pc.is_null(array))] = 0
+    return lengths
+
+
+def map_entries(array: Any) -> tuple[pa.Array, pa.Array]:
+    """Keys and values of all entries of a map column, those of null or invisible maps left out."""
+    # The same buffers as a list column: pyarrow flattens lists, and forgets the offset of a map's children.
+    children = [array.keys, array.items]
+    kind = pa.struct([pa.field("key", children[0].type), pa.field("value", children[1].type)])
+    pairs = pa.StructArray.from_buffers(kind, len(children[0]), [None], 0, 0, children)
+    listed = pa.ListArray.from_buffers(pa.list_(kind), len(array), array.buffers()[:2], array.null_count, array.offset, [pairs])
+    keys, values = listed.flatten().flatten()
+    return keys, values
 
 
 def validity(array: pa.Array) -> pa.Buffer | None:

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from eventveil.schemas.events.tree import EventSchema, Leaf, ListOf, Node, Record
+from eventveil.schemas.events.tree import EventSchema, Leaf, ListOf, MapOf, Node, Record
 
-__all__ = ["Decoded", "decoded_type", "entries_of"]
+__all__ = ["Decoded", "decoded_type", "drift_labels", "entries_of"]
 
 Int64s = npt.NDArray[np.int64]
 
@@ -49,6 +49,22 @@ def entries_of(path: str, used: Set[str] | None) -> tuple[str, ...]:
     """The keys of the map at `path` that `used` names, sorted."""
     start = f"{path}{{"
     return tuple(sorted({leaf[len(start) :].partition("}")[0] for leaf in used or () if leaf.startswith(start)}))
+
+
+def drift_labels(schema: EventSchema) -> tuple[str, ...]:
+    """What drift under `schema` can be called, in its order: each known parent, followed by ``.?``; the event itself is ``?``."""
+    return tuple(_labels(schema.root, ""))
+
+
+def _labels(node: Node, path: str) -> list[str]:
+    if isinstance(node, Leaf):
+        return []
+    if isinstance(node, ListOf):
+        return _labels(node.item, f"{path}[]")
+    if isinstance(node, MapOf):
+        return _labels(node.value, f"{path}{{}}")
+    below = [label for known in node.fields for label in _labels(known.node, f"{path}.{known.name}" if path else known.name)]
+    return [f"{path}.?" if path else "?", *below]
 
 
 def _type(node: Node, path: str, used: Set[str] | None) -> pa.DataType | None:

@@ -27,7 +27,7 @@ import pyarrow.json
 
 from eventveil.schemas.events.tree import EventSchema, Leaf, ListOf, MapOf, Node, Record
 from eventveil.transforms.decode.columns import flags
-from eventveil.transforms.decode.decoded import Decoded
+from eventveil.transforms.decode.decoded import Decoded, drift_labels
 from eventveil.transforms.decode.framing import Frames, contents, frame
 from eventveil.transforms.decode.json_forms import parse_type, read_leaf
 from eventveil.transforms.decode.json_maps import MapReader, has_maps
@@ -73,7 +73,7 @@ class JsonDecoder:
         self._fields = pa.schema([pa.field(field.name, kind) for field in schema.root.fields if (kind := _parsed(field.node)) is not None])
         self._maps = MapReader(schema.root) if has_maps(schema.root) else None
         self._has_decimals = _has_decimals(schema.root)
-        self._labels = tuple(_labels(schema.root, ""))
+        self._labels = drift_labels(schema)
         self._strict = msgspec.json.Decoder(_model(schema.root, True)).decode
         self._lax = msgspec.json.Decoder(_model(schema.root, False)).decode
         self._generic = msgspec.json.Decoder().decode
@@ -304,18 +304,6 @@ def _model(node: Node, strict: bool) -> Any:
     fields = [(f"f{number}", _model(field.node, strict) | None, None) for number, field in enumerate(node.fields)]
     names = {f"f{number}": field.name for number, field in enumerate(node.fields)}
     return msgspec.defstruct("Known", fields, rename=names, forbid_unknown_fields=strict, gc=False)
-
-
-def _labels(node: Node, path: str) -> list[str]:
-    """What drift can be called, in the order of the schema."""
-    if isinstance(node, Leaf):
-        return []
-    if isinstance(node, ListOf):
-        return _labels(node.item, f"{path}[]")
-    if isinstance(node, MapOf):
-        return _labels(node.value, f"{path}{{}}")
-    below = [label for field in node.fields for label in _labels(field.node, f"{path}.{field.name}" if path else field.name)]
-    return [f"{path}.?" if path else "?", *below]
 
 
 _Walk = Callable[[Any, set[str]], None]

@@ -10,6 +10,7 @@ Python runs per event here, and per entry: there is no columnar reader of maps. 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from itertools import chain
@@ -28,7 +29,7 @@ from eventveil.transforms.decode.columns import validity
 __all__ = ["MapReader", "has_maps"]
 
 _DEEPEST = 200
-# With more entries than this a scan is cheaper than looking for each key.
+# With more entries than this a second decoder is cheaper than looking for each key.
 _MANY_KEYS = 64
 _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
@@ -41,7 +42,7 @@ def has_maps(node: Node) -> bool:
 
 
 class MapReader:
-    """Reads the maps of events that pyarrow has read without them."""
+    """Reads the maps of events that pyarrow has read without them. `root` is the event."""
 
     def __init__(self, root: Record) -> None:
         self._root = root
@@ -78,7 +79,8 @@ class MapReader:
             return found.problem or found.suspicion or ("EV501", "")
         # A key twice: its later value would silently win. Without escapes both stand in the text as they are.
         keys = list(_keys(self._root, read))
-        if self._decimals or b"\\" in text or len(keys) > _MANY_KEYS or any(text.count(b'"%b"' % key.encode()) > 1 for key in keys):
+        many = b"\\" in text or len(keys) > _MANY_KEYS
+        if self._decimals or (_twice(text) if many else any(text.count(b'"%b"' % key.encode()) > 1 for key in keys)):
             found = scan(text, self._root)
             if found.problem is not None or (self._decimals and found.suspicion is not None):
                 return found.problem or found.suspicion
@@ -129,6 +131,21 @@ def _keys(node: Node, read: Any) -> Iterator[str]:
         if has_maps(node.value):
             for value in read.values():
                 yield from _keys(node.value, value)
+
+
+def _twice(text: bytes) -> bool:
+    """Whether any object in the text has a key twice, known to the schema or not."""
+    twice = False
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        nonlocal twice
+        twice = twice or len({key for key, _ in pairs}) < len(pairs)
+
+    try:
+        json.loads(text, object_pairs_hook=look)
+    except (ValueError, RecursionError):
+        return True
+    return twice
 
 
 def _merge(node: Node, array: pa.Array | None, objects: Sequence[Any]) -> pa.Array:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eventveil.schemas.events.tree import EventSchema, Leaf, ListOf, MapOf, Node, Record
-from eventveil.transforms.decode.columns import flags, list_lengths, not_utf8, validity
+from eventveil.transforms.decode.columns import flags, list_lengths, map_entries, not_utf8, validity
 from eventveil.transforms.decode.decoded import Decoded, decoded_type, entries_of
 
 __all__ = ["Judge", "Reader", "Verdicts", "assemble"]
@@ -127,7 +127,7 @@ class Judge:
 
     def _map(self, node: MapOf, array: pa.MapArray, path: str, level: _Level, verdicts: Verdicts) -> pa.Array | None:
         """All entries are judged, as elements of a list would be; those that the policy names become fields."""
-        keys, items = array.flatten().flatten()
+        keys, items = map_entries(array)
         lengths = list_lengths(array)
         below = _Level(level, lengths)
         parent = np.repeat(np.arange(len(array)), lengths)

@@ -13,6 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eventveil.transforms.decode.columns import flags, list_lengths, map_entries, validity
+
 __all__ = ["compact", "compact_batch", "plain"]
 
 
@@ -36,7 +38,7 @@ def compact(array: pa.Array) -> pa.Array:
         # flatten() also passes the struct's nulls on, so that what they hide is gone below.
         children = [compact(child) for child in array.flatten()]
         fields = [pa.field(field.name, child.type, field.nullable) for field, child in zip(kind, children, strict=True)]
-        return pa.StructArray.from_buffers(pa.struct(fields), len(array), [_validity(array)], array.null_count, 0, children)
+        return pa.StructArray.from_buffers(pa.struct(fields), len(array), [validity(array)], array.null_count, 0, children)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_map(kind):
         return _lists(array)
     if pa.types.is_fixed_size_list(kind):
@@ -51,7 +53,7 @@ def compact(array: pa.Array) -> pa.Array:
         return _texts(array, np.dtype(np.int64))
     if pa.types.is_boolean(kind):
         bits = np.asarray(array.fill_null(False).to_numpy(zero_copy_only=False), dtype=np.bool_)
-        return pa.Array.from_buffers(kind, len(array), [_validity(array), _bits(bits)], array.null_count)
+        return pa.Array.from_buffers(kind, len(array), [validity(array), _bits(bits)], array.null_count)
     return _fixed(array)
 
 
@@ -79,17 +81,17 @@ def _fixed(array: pa.Array) -> pa.Array:
     if data is not None and len(array):
         values[:] = np.frombuffer(data, np.uint8, len(array) * width, array.offset * width).reshape(len(array), width)
     if array.null_count:
-        values[_nulls(array)] = 0
-    return pa.Array.from_buffers(array.type, len(array), [_validity(array), pa.py_buffer(values)], array.null_count)
+        values[flags(pc.is_null(array))] = 0
+    return pa.Array.from_buffers(array.type, len(array), [validity(array), pa.py_buffer(values)], array.null_count)
 
 
 def _texts(array: pa.Array, width: np.dtype[Any]) -> pa.Array:
     _, offset_buffer, data = array.buffers()
     if array.null_count:
         # A null may have a length: its bytes are left out by filling it with nothing first.
-        validity = _validity(array)
+        bits = validity(array)
         filled = _texts(array.fill_null("" if pa.types.is_string(array.type) or pa.types.is_large_string(array.type) else b""), width)
-        return pa.Array.from_buffers(array.type, len(array), [validity, *filled.buffers()[1:]], array.null_count)
+        return pa.Array.from_buffers(array.type, len(array), [bits, *filled.buffers()[1:]], array.null_count)
     if offset_buffer is None or not offset_buffer.size:
         return pa.array([], array.type)
     offsets = np.frombuffer(offset_buffer, width)[array.offset : array.offset + len(array) + 1]
@@ -100,24 +102,17 @@ def _texts(array: pa.Array, width: np.dtype[Any]) -> pa.Array:
 
 def _lists(array: Any) -> pa.Array:
     kind = array.type
-    items = compact(array.flatten())
-    lengths = np.asarray(pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False), dtype=np.int64)
     offsets = np.zeros(len(array) + 1, np.int64 if pa.types.is_large_list(kind) else np.int32)
-    np.cumsum(lengths, out=offsets[1:])
+    np.cumsum(list_lengths(array), out=offsets[1:])
     if pa.types.is_map(kind):
-        rebuilt: pa.DataType = pa.map_(items.type[0].type, kind.item_field.with_type(items.type[1].type), kind.keys_sorted)
+        keys, values = (compact(part) for part in map_entries(array))
+        rebuilt: pa.DataType = pa.map_(keys.type, kind.item_field.with_type(values.type), kind.keys_sorted)
+        items = pa.StructArray.from_buffers(pa.struct([rebuilt.key_field, rebuilt.item_field]), len(keys), [None], 0, 0, [keys, values])
     else:
+        items = compact(array.flatten())
         item = kind.value_field.with_type(items.type)
         rebuilt = pa.large_list(item) if pa.types.is_large_list(kind) else pa.list_(item)
-    return pa.Array.from_buffers(rebuilt, len(array), [_validity(array), pa.py_buffer(offsets)], array.null_count, 0, [items])
-
-
-def _nulls(array: pa.Array) -> npt.NDArray[np.bool_]:
-    return np.asarray(pc.is_null(array).to_numpy(zero_copy_only=False), dtype=np.bool_)
-
-
-def _validity(array: pa.Array) -> pa.Buffer | None:
-    return _bits(~_nulls(array)) if array.null_count else None
+    return pa.Array.from_buffers(rebuilt, len(array), [validity(array), pa.py_buffer(offsets)], array.null_count, 0, [items])
 
 
 def _bits(mask: npt.NDArray[np.bool_]) -> pa.Buffer:

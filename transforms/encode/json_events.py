@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eventveil.transforms.decode.columns import list_lengths
 from eventveil.transforms.encode.compact import plain
 
 __all__ = ["encode_json", "output_json_schema"]
@@ -49,7 +50,7 @@ def _parts(array: pa.Array) -> _Parts:
     kind = array.type
     if pa.types.is_struct(kind):
         parts = _object(array.flatten(), [field.name for field in kind])
-    elif pa.types.is_list(kind) or pa.types.is_map(kind):
+    elif pa.types.is_list(kind):
         parts = ["[", _items(array), "]"]
     elif pa.types.is_string(kind):
         parts = ['"', _escaped(array), '"']
@@ -90,14 +91,8 @@ def _items(array: Any) -> pa.Array:
     """The elements of each list, joined by commas; empty for a null list."""
     items = array.flatten()
     offsets = np.zeros(len(array) + 1, np.int32)
-    np.cumsum(_lengths(array), out=offsets[1:])
+    np.cumsum(list_lengths(array), out=offsets[1:])
     return pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), _join(_parts(items), len(items))), ",")
-
-
-def _lengths(array: Any) -> npt.NDArray[np.int64]:
-    if not array.null_count:
-        return np.diff(np.asarray(array.offsets.to_numpy())).astype(np.int64)
-    return np.asarray(pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
 def _slice_of(array: pa.Array) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
@@ -209,9 +204,9 @@ def _bound_of(array: pa.Array) -> int:
     kind = array.type
     if pa.types.is_struct(kind):
         return _bound(array.flatten(), [field.name for field in kind]) + 6 * len(array)
-    if pa.types.is_list(kind) or pa.types.is_map(kind):
-        items: Any = array
-        return _bound_of(items.flatten()) + len(items.flatten()) + 6 * len(array)
+    if pa.types.is_list(kind):
+        items = array.flatten()
+        return _bound_of(items) + len(items) + 6 * len(array)
     if pa.types.is_string(kind) or pa.types.is_binary(kind):
         return 6 * len(_slice_of(array)[1]) + 8 * len(array)
     return 64 * len(array)

@@ -67,5 +67,5 @@ def _compatible(values: pa.Array[Any]) -> Any:
     other = _pc.invert(_pc.string_is_ascii(values)).fill_null(False)
     if not _pc.any(other).as_py():
         return values
-    composed = [normalize("NFKC", text) for text in values.filter(other).to_pylist()]
+    composed = [normalize("NFKC", text) for text in values.filter(other).to_pylist() if text is not None]
     return _pc.replace_with_mask(values, other, pa.array(composed, values.type))

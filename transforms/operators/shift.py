@@ -147,7 +147,7 @@ def _tick(kind: Any) -> int:
 def _ticks(values: Any) -> Int64s:
     """Values as whole ticks since 1970; any number under a null."""
     whole = values.view(pa.int32() if pa.types.is_date32(values.type) else pa.int64()).fill_null(0)
-    numbers: Int64s = whole.to_numpy(zero_copy_only=False).astype(np.int64)
+    numbers: Int64s = np.array(whole.to_numpy(zero_copy_only=False), np.int64)
     if pa.types.is_timestamp(values.type) and values.type.unit == "ns":
         numbers //= 1000
     return numbers

@@ -105,6 +105,24 @@ class TestDistance:
         assert table.width == 2
         assert exact <= table.total_variation < 4 * exact
 
+    def test_two_parts_state_the_sum_of_both_distances(self) -> None:
+        """Block b holds the integers from width * b on, or down to it: a sum of the exact weights of its integers."""
+        scale = Fraction(300)
+        table = laplace(scale)
+        exact = exact_laplace(scale, 60 * 300)
+        blocks: dict[int, Fraction] = {}
+        for x, weight in exact.items():
+            block = x // table.width if x >= 0 else -1 - (-1 - x) // table.width
+            blocks[block] = blocks.get(block, Fraction(0)) + weight
+        first = exact[0] + exact[1]
+        places = {0: exact[0] / first, 1: exact[1] / first}
+        of_blocks = distance(Table(table.thresholds, table.low, 0.0), blocks)
+        of_places = distance(Table(table.places, 0, 0.0), places)
+
+        assert table.width == 2
+        assert table.total_variation == pytest.approx(float(of_blocks + of_places), rel=1e-9)
+        assert of_places > of_blocks / 10**6
+
     @pytest.mark.parametrize(("scale", "bits"), [(1, 59), (10, 55), (1_000, 51), (1_000_000, 50)])
     def test_laplace_is_as_near_as_documented(self, scale: int, bits: int) -> None:
         assert log2(laplace(Fraction(scale)).total_variation) < -bits

@@ -72,11 +72,11 @@ class TestParameters:
         ids=["text for int", "int for text", "bool for int", "int for bool", "mixed", "too large", "too small", "surrogate"],
     )
     def test_listed_values_are_of_the_fields_type(self, in_place: Any, values: list[Any], given: pa.DataType) -> None:
-        with pytest.raises(ValueError, match="^EV217 "):
+        with pytest.raises(ValueError, match=r"^EV217 "):
             in_place("allow", {"values": values}, given)
 
     def test_other_is_for_text(self, in_place: Any) -> None:
-        with pytest.raises(ValueError, match="^EV215 "):
+        with pytest.raises(ValueError, match=r"^EV215 "):
             in_place("allow", {"values": [1], "otherwise": "other"}, pa.int64())
 
     @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ class TestEdges:
 
         assert done.values == ["a", "c"]
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=80, deadline=None)
     @given(
         edges=st.lists(st.decimals(-(10**30), 10**30, places=3), min_size=2, max_size=6, unique=True).map(sorted),
         values=st.lists(st.one_of(st.integers(-(10**37), 10**37), st.integers(-(2**64), 2**64), st.integers(-5000, 5000)), max_size=8),
@@ -120,7 +120,7 @@ class TestWidth:
 
         assert done.refused == {0: "EV522", 1: "EV522", 2: "EV522"}
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(
         values=st.lists(st.one_of(st.floats(-1e9, 1e9), st.integers(-9999, 9999).map(lambda n: n / 100)), min_size=1),
         width=st.sampled_from(["0.01", "0.1", "0.3", "2.5", "7", "10"]),

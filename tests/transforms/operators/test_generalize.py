@@ -68,14 +68,14 @@ class TestTheFile:
             pytest.param(b"canary\n", "at least 2 are needed", id="one column"),
             pytest.param(b"canary;b\ncanary;c\n", "line 2 gives a value of an earlier line other groups", id="two groups for one value"),
             pytest.param(b"\xef\xbb\xbfcanary;b\n", "begins with a byte order mark", id="byte order mark"),
-            pytest.param('canary;b\n"x;y";z\n'.encode(), "line 2 has quotes", id="quotes"),
+            pytest.param(b'canary;b\n"x;y";z\n', "line 2 has quotes", id="quotes"),
             pytest.param(b"canary;b\rx;y\r", "lone carriage return", id="old Mac line ends"),
             pytest.param(b"canary;\xff\n", "is not UTF-8", id="Latin-1"),
             pytest.param("canary;b\n".encode("utf-16"), "is not UTF-8", id="UTF-16"),
         ],
     )
     def test_malformed(self, in_place: Any, content: bytes, says: str) -> None:
-        with pytest.raises(ValueError, match="^EV217 ") as caught:
+        with pytest.raises(ValueError, match=r"^EV217 ") as caught:
             in_place("generalize", RULE, pa.string(), files={"countries.csv": content})
 
         assert says in str(caught.value)
@@ -84,7 +84,7 @@ class TestTheFile:
         assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
     def test_level_too_high(self, in_place: Any) -> None:
-        with pytest.raises(ValueError, match="^EV217 level 3 of countries.csv: it has 2$"):
+        with pytest.raises(ValueError, match=r"^EV217 level 3 of countries\.csv: it has 2$"):
             in_place("generalize", {**RULE, "level": 3}, pa.string(), files=FILES)
 
     @pytest.mark.parametrize("level", [0, -1, "1", True])

@@ -96,14 +96,14 @@ class TestNumbers:
         assert done.type == pa.struct([("a", pa.decimal128(38, scale))])
         assert done.values == ([{"a": exact}, {"a": exact.copy_negate()}, {"a": 0}] if exact is not None else [None, None, {"a": 0}])
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=60, deadline=None)
     @given(number=st.decimals(-(10**28), 10**28, places=9), plus=st.booleans())
     def test_exact(self, treat: Treat, number: Decimal, plus: bool) -> None:
         text = f"{number:{'+' if plus else ''}f}"
 
         assert treat("parse", PRICE, [f"{text} EUR"], pa.string()).values == [{"amount": number, "currency": "EUR"}]
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=60, deadline=None)
     @given(texts=st.lists(st.one_of(st.text(), st.from_regex(r"[+-]?[0-9]+(\.[0-9]*)? ?[A-Z]*", fullmatch=True), st.none())))
     def test_no_text_raises_nor_changes_its_neighbours(self, treat: Treat, texts: list[str | None]) -> None:
         done = treat("parse", {**PRICE, "otherwise": "nullify"}, texts, pa.string())

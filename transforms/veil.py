@@ -1,0 +1,361 @@
+"""A plan with its keys: treats a batch of decoded events.
+
+It cannot raise on a value: what cannot be treated is refused, row by row, with a code and a known path. The result
+depends on policy, keys and each event alone: not on the batch, its order, a clock or a generator.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eventveil.transforms.context import Context, RowContext, SubKeys
+from eventveil.transforms.encode.json_events import encode_json
+from eventveil.transforms.keys.canonical import canonical
+from eventveil.transforms.keys.cmac import Cmac
+from eventveil.transforms.keys.derive import DomainKeys, lengths
+from eventveil.transforms.keys.prf import macs
+from eventveil.transforms.nested import column, fold, lay_flat
+from eventveil.transforms.plan import POSITION, KeyRequest, Plan, Together
+from eventveil.transforms.times import instants, to_local
+
+__all__ = ["Outcome", "Veil"]
+
+Int64s = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
+
+_CACHED_WINDOWS = 4096
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a batch.
+
+    Attributes:
+        veiled: the output rows with `$order` and, where there are windows, `$window`.
+        refused_rows: rows of the input that are refused, ascending; codes, paths, rules: why, row by row.
+        refused_windows: start of each refused row's release window in microseconds; null where it has none.
+        filtered: how many events `only_if` left out.
+        counts: values treated, and values that went to `otherwise`, by place in the policy.
+        drift: events with unknown fields, by known parent; of those that were not filtered out.
+    """
+
+    veiled: pa.RecordBatch
+    refused_rows: Int64s
+    codes: list[str]
+    paths: list[str]
+    rules: list[str]
+    refused_windows: pa.Array
+    filtered: int
+    counts: dict[str, int]
+    drift: dict[str, int]
+
+
+class _Refusals:
+    """The first reason for each refused row."""
+
+    def __init__(self, rows: int) -> None:
+        self.reason = np.full(rows, -1, np.int32)
+        self.reasons: list[tuple[str, str, str]] = []
+
+    def refuse_rows(self, rows: Int64s, code: str, path: str, rule: str) -> None:
+        fresh = rows[self.reason[rows] < 0]
+        if len(fresh):
+            self.reason[fresh] = len(self.reasons)
+            self.reasons.append((code, path, rule))
+
+
+class Veil:
+    """A plan with keys: treats batches. Refuses to be pickled, because it holds keys."""
+
+    def __init__(self, plan: Plan, keys: DomainKeys) -> None:
+        self.plan = plan
+        self._keys = keys
+        self._release = Cmac(keys.for_domain("release", plan.event_type[1] if plan.event_type else plan.schema.name))
+        self._order = keys.for_domain("order")
+        self._sub_keys: OrderedDict[tuple[KeyRequest, int], bytes] = OrderedDict()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Veil holds keys and is never pickled; pickle the Plan and bind it where it runs")
+
+    def apply(
+        self,
+        events: pa.StructArray,
+        *,
+        origin: str = "",
+        positions: pa.Array | None = None,
+        drift: Mapping[str, Int64s] | None = None,
+    ) -> Outcome:
+        """Treat a batch of decoded events.
+
+        Args:
+            events: one struct per event, of the type that the decoder gives for this plan's `schema` and `used`.
+            origin, positions: where each event was read; needed where `event.id` is ``$position``.
+            drift: for each known parent the rows that had unknown fields below it.
+        """
+        plan = self.plan
+        chosen = self._consenting(events)
+        filtered = 0
+        if chosen is not None:
+            filtered = len(events) - len(chosen)
+            taken = pa.array(chosen)
+            events = events.take(taken)
+            positions = None if positions is None else positions.take(taken)
+            drift = {path: np.flatnonzero(np.isin(chosen, rows)) for path, rows in (drift or {}).items()}
+        refusals = _Refusals(len(events))
+        counts: dict[str, int] = {}
+        drift = {path: rows for path, rows in (drift or {}).items() if len(rows)}
+        if plan.refuse_unknown:
+            for path in sorted(drift):
+                refusals.refuse_rows(drift[path], "EV508", path, "unknown_fields")
+        batch, codes, windows = self._row_context(events, origin, positions, refusals)
+        slots = self._run(events, batch, codes, windows, refusals, counts)
+        veiled, refused = self._fold(events, slots, batch, refusals)
+        reasons = [refusals.reasons[i] for i in refusals.reason[refused]]
+        starts = batch.window_start
+        return Outcome(
+            veiled=veiled,
+            refused_rows=refused if chosen is None else chosen[refused],
+            codes=[code for code, _, _ in reasons],
+            paths=[path for _, path, _ in reasons],
+            rules=[rule for _, _, rule in reasons],
+            refused_windows=pa.nulls(len(refused), pa.int64()) if starts is None else _window_or_null(starts[refused], reasons),
+            filtered=filtered,
+            counts=counts,
+            drift={path: len(rows) for path, rows in drift.items()},
+        )
+
+    def _consenting(self, events: pa.StructArray) -> Int64s | None:
+        """The rows that every entry of `only_if` lets in; None if there is no such entry."""
+        let_in = None
+        for names, values in self.plan.event.only_if:
+            held = column(events, names)
+            one = pc.is_in(held, value_set=pa.array(values, held.type)).to_numpy(zero_copy_only=False).astype(bool)
+            one &= held.is_valid().to_numpy(zero_copy_only=False).astype(bool)
+            let_in = one if let_in is None else let_in & one
+        return None if let_in is None else np.flatnonzero(let_in).astype(np.int64)
+
+    def _row_context(
+        self, events: pa.StructArray, origin: str, positions: pa.Array | None, refusals: _Refusals
+    ) -> tuple[RowContext, Int64s | None, list[int]]:
+        """The row context, each row's code of its key window, and the key windows by code."""
+        plan, rows = self.plan, len(events)
+        start = end = codes = None
+        windows: list[int] = []
+        if plan.event.times:
+            micros = self._times(events, refusals)
+            if plan.release_window is not None:
+                distinct, at = _distinct(plan.release_window.index(micros))
+                starts, ends = plan.release_window.bounds(distinct)
+                start, end = starts[at], ends[at]
+            if plan.key_window is not None:
+                keyed, at = _distinct(plan.key_window.index(micros))
+                windows = keyed.tolist()
+                codes = at if len(windows) > 1 else None
+        ids = self._release_ids(events, origin, positions, refusals) if plan.event.ids else None
+        subjects = self._subjects(events, codes, windows, refusals) if plan.event.subjects else None
+        return RowContext(rows, ids, subjects, start, end), codes, windows
+
+    def _times(self, events: pa.StructArray, refusals: _Refusals) -> Int64s:
+        """Event times in microseconds; 0 where the row is refused."""
+        access = self.plan.event
+        held = [column(events, names) for names in access.times]
+        merged = held[0] if len(held) == 1 else None
+        path = ".".join(access.times[0])
+        if merged is not None:
+            micros, bad, skipped = instants(merged, access.zone, access.time_unit)
+            missing = merged.is_null().to_numpy(zero_copy_only=False).astype(bool)
+        else:
+            # The first of several fields that is there decides; each may have a type of its own.
+            micros, bad, skipped = (np.zeros(len(events), t) for t in (np.int64, bool, bool))
+            missing = np.ones(len(events), bool)
+            for one in held:
+                here = missing & one.is_valid().to_numpy(zero_copy_only=False).astype(bool)
+                found, wrong, gap = instants(one, access.zone, access.time_unit)
+                micros[here], bad[here], skipped[here] = found[here], wrong[here], gap[here]
+                missing &= ~here
+        refusals.refuse_rows(np.flatnonzero(bad | missing), "EV510", path, "event.time")
+        refusals.refuse_rows(np.flatnonzero(skipped), "EV511", path, "event.time")
+        return np.where(bad | missing | skipped, np.int64(0), micros)
+
+    def _release_ids(self, events: pa.StructArray, origin: str, positions: pa.Array | None, refusals: _Refusals) -> Words:
+        """The keyed id of each event: AES-CMAC, in bulk, under a domain key of this type of event."""
+        paths = self.plan.event.ids
+        if paths == ((POSITION,),):
+            assert positions is not None, "a source of ours always gives positions"
+            places = _bytes(positions.to_numpy(zero_copy_only=False).astype(">i8"), 8)
+            return self._release.words(pc.binary_join_element_wise(pa.scalar(lengths(origin)), places, pa.scalar(b"")))
+        held = [canonical(column(events, names)) for names in paths]
+        for names, one in zip(paths, held):
+            refusals.refuse_rows(np.flatnonzero(one.is_null().to_numpy(zero_copy_only=False)), "EV512", ".".join(names), "event.id")
+        return self._release.words(_joined(held))
+
+    def _subjects(self, events: pa.StructArray, codes: Int64s | None, windows: list[int], refusals: _Refusals) -> Words:
+        """The keyed digest of each subject; zero where it is missing."""
+        access = self.plan.event
+        held = [canonical(column(events, names)) for names in access.subjects]
+        if access.first_of:
+            found = held[0]
+            for one in held[1:]:
+                found = pc.coalesce(found, one)
+        else:
+            valid = held[0].is_valid()
+            for one in held[1:]:
+                valid = pc.and_(valid, one.is_valid())
+            found = pc.if_else(valid, _joined(held), pa.scalar(None, pa.binary()))
+        missing = found.is_null().to_numpy(zero_copy_only=False).astype(bool)
+        # A draw per subject needs one, whatever the policy says of events without.
+        if self.plan.needs_subject or access.missing_subject == "refuse":
+            refusals.refuse_rows(np.flatnonzero(missing), "EV513", ".".join(access.subjects[0]), "event.subject")
+        if not self.plan.needs_subject:
+            return np.zeros((len(events), 2), np.uint64)
+        request = KeyRequest("window", "subject", ())
+        digests = macs("blake2b", self._keys_of(request, windows), codes, found.fill_null(b""), 16)
+        words = np.ascontiguousarray(digests).view(np.uint64).reshape(-1, 2)
+        words[missing] = 0
+        return words
+
+    def _keys_of(self, request: KeyRequest, windows: list[int]) -> list[bytes]:
+        """One finished sub-key per window, or the one of the domain."""
+        if request.scope == "domain":
+            return [self._keys.for_domain(request.purpose, *request.info)]
+        rule = self.plan.key_window
+        assert rule is not None, "compile asks for a window where a step needs a key"
+        found = []
+        for window in windows:
+            key = self._sub_keys.get((request, window))
+            if key is None:
+                start = int(rule.bounds(np.array([window], np.int64))[0][0])
+                key = self._keys.for_window(start, str(rule.duration), rule.zone, request.purpose, *request.info)
+                self._sub_keys[request, window] = key
+                if len(self._sub_keys) > _CACHED_WINDOWS * 4:
+                    self._sub_keys.popitem(last=False)
+            found.append(key)
+        return found
+
+    def _run(
+        self,
+        events: pa.StructArray,
+        batch: RowContext,
+        codes: Int64s | None,
+        windows: list[int],
+        refusals: _Refusals,
+        counts: dict[str, int],
+    ) -> tuple[Sequence[pa.Array | None], list[object]]:
+        plan = self.plan
+        levels = lay_flat(events, plan.levels)
+        slots: list[pa.Array | None] = [None] * plan.slots
+
+        def context(level: int, path: str, step_rule: str, request: KeyRequest | None) -> Context:
+            keys = None
+            if request is not None:
+                keys = SubKeys(self._keys_of(request, windows), codes if request.scope == "window" else None)
+            flat = levels[level]
+            return Context(batch, refusals, path, step_rule, flat.row, flat.element, keys)
+
+        def report(rule: str, values: pa.Array, of: Context) -> None:
+            counts[rule] = counts.get(rule, 0) + len(values) - values.null_count
+            for what, number in of.counts.items():
+                counts[f"{rule} {what}"] = counts.get(f"{rule} {what}", 0) + number
+
+        for instruction in plan.instructions:
+            if isinstance(instruction, Together):
+                columns = [slots[i] for i in instruction.given]
+                contexts = [context(*place, None) for place in zip(instruction.levels, instruction.paths, instruction.rules)]
+                results = instruction.operator.apply_together(columns, contexts)  # type: ignore[arg-type]
+                for i, given, result, of in zip(instruction.results, columns, results, contexts):
+                    assert given is not None
+                    slots[i] = result
+                    report(of.rule, given, of)
+                continue
+            values = column(levels[instruction.level].items if instruction.given is None else slots[instruction.given], instruction.names)
+            if instruction.is_time:
+                values = self._as_timestamp(values)
+            for step in instruction.steps:
+                of = context(instruction.level, instruction.path, step.rule, step.key)
+                given, values = values, step.operator.apply(values, of)
+                report(step.rule, given, of)
+            if instruction.local_zone is not None and pa.types.is_timestamp(values.type):
+                values = _wall_clock(values, instruction.local_zone)
+            slots[instruction.result] = values
+        return slots, levels  # type: ignore[return-value]
+
+    def _as_timestamp(self, values: pa.Array) -> pa.Array:
+        """A leaf of `event.time` as instants; what cannot be read was refused with the event's time."""
+        micros, bad, skipped = instants(values, self.plan.event.zone, self.plan.event.time_unit)
+        hidden = bad | skipped | values.is_null().to_numpy(zero_copy_only=False).astype(bool)
+        return (
+            pa.array(micros, pa.timestamp("us", "UTC"), mask=hidden) if hidden.any() else pa.array(micros).cast(pa.timestamp("us", "UTC"))
+        )
+
+    def _fold(
+        self, events: pa.StructArray, run: tuple[Sequence[pa.Array | None], list[object]], batch: RowContext, refusals: _Refusals
+    ) -> tuple[pa.RecordBatch, Int64s]:
+        plan = self.plan
+        slots, levels = run
+        arrays = [fold(node, 0, levels, slots) for _, node in plan.output.fields]  # type: ignore[arg-type]
+        if batch.release_ids is not None:
+            order = _fixed(batch.release_ids)
+        else:
+            plain = pa.RecordBatch.from_arrays(arrays, schema=plan.output_schema)
+            order = _fixed(macs("blake2b", [self._order], None, encode_json(plain).cast(pa.binary()), 16))
+        arrays.append(order)
+        if plan.release_window is not None:
+            arrays.append(pa.array(batch.window_start))
+        veiled = pa.RecordBatch.from_arrays(arrays, schema=plan.veiled_schema)
+        refused = np.flatnonzero(refusals.reason >= 0).astype(np.int64)
+        if len(refused):
+            veiled = veiled.filter(pa.array(refusals.reason < 0))
+        return veiled, refused
+
+
+def _distinct(index: Int64s) -> tuple[Int64s, Int64s]:
+    """The distinct indices, ascending, and each row's place among them; cheap where all rows share one."""
+    if len(index) and index[0] == index[-1] and (index == index[0]).all():
+        return index[:1], np.zeros(len(index), np.int64)
+    found, at = np.unique(index, return_inverse=True)
+    return found, at.astype(np.int64)
+
+
+def _joined(parts: Sequence[pa.Array]) -> pa.Array:
+    """Several canonical columns as one, each part behind its length, so that ("ab", "c") and ("a", "bc") differ."""
+    if len(parts) == 1:
+        return parts[0].fill_null(b"")
+    pieces: list[pa.Array] = []
+    for part in parts:
+        there = part.fill_null(b"")
+        pieces += [_bytes(pc.binary_length(there).to_numpy(zero_copy_only=False).astype(">u4"), 4), there]
+    return pc.binary_join_element_wise(*pieces, pa.scalar(b"", pa.binary()))
+
+
+def _bytes(numbers: npt.NDArray[Any], width: int) -> pa.Array:
+    """Numbers of `width` bytes as a binary column."""
+    data = pa.py_buffer(np.ascontiguousarray(numbers))
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(numbers), [None, data]).cast(pa.binary())
+
+
+def _fixed(words: npt.NDArray[np.uint64] | npt.NDArray[np.uint8]) -> pa.Array:
+    data = pa.py_buffer(np.ascontiguousarray(words))
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(words), [None, data])
+
+
+def _wall_clock(values: pa.Array, zone: str) -> pa.Array:
+    """Instants as the time on the wall of `zone`, without offset."""
+    if zone == "UTC":
+        return values.cast(pa.timestamp("us"), safe=False)
+    micros = values.cast(pa.timestamp("us", "UTC"), safe=False).cast(pa.int64())
+    local = to_local(micros.fill_null(0).to_numpy(zero_copy_only=False), zone)
+    mask = micros.is_null().to_numpy(zero_copy_only=False) if micros.null_count else None
+    return pa.array(local, pa.int64(), mask=mask).cast(pa.timestamp("us"))
+
+
+def _window_or_null(starts: Int64s, reasons: Sequence[tuple[str, str, str]]) -> pa.Array:
+    """A refused event has a window unless its time was what was refused."""
+    return pa.array([None if rule == "event.time" else int(start) for start, (_, _, rule) in zip(starts, reasons)], pa.int64())
