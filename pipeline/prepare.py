@@ -138,8 +138,8 @@ def prepare(job: Job) -> FileJob:
 
 
 def _sink(doc: VariantDoc, plan: Plan, input_format: str, keys_id: str) -> FolderSink:
-    format = doc.output.format or input_format
-    if format == "avro":
+    output_format = doc.output.format or input_format
+    if output_format == "avro":
         # Avro names are stricter than a policy's: found before the job, not by its first part.
         from eventveil.transforms.encode.avro_events import output_avro_schema
 
@@ -150,7 +150,7 @@ def _sink(doc: VariantDoc, plan: Plan, input_format: str, keys_id: str) -> Folde
         raise SchemaError(Problem("", 0, "EV104", f"{plan.name} has no window to partition by", "name event.time and window in the policy"))
     return FolderSink(
         folder=doc.output.uri,
-        format=format,  # type: ignore[arg-type]
+        format=output_format,  # type: ignore[arg-type]
         provenance={
             "policy": plan.name,
             "version": str(plan.version),

@@ -95,8 +95,8 @@ class Chains:
             self.fail(code, f"{place}: {fact}", line=line)
 
     @staticmethod
-    def _parameters(cls: type[Operator] | type[Shape], wrong: str = "") -> str:
-        names = [info.alias or name for name, info in cls.model_fields.items()]
+    def _parameters(of: type[Operator] | type[Shape], wrong: str = "") -> str:
+        names = [info.alias or name for name, info in of.model_fields.items()]
         if not names:
             return "it has no parameters"
         return did_you_mean(wrong, names) if wrong else f"parameters: {', '.join(names)}"

@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
-from typing import Any
 
 import pyarrow as pa
 
 from eventveil.schemas.document import read_document_text
 from eventveil.schemas.errors import CODES, PolicyError, Problem, SchemaError, did_you_mean
 from eventveil.schemas.events.avro import load_avro
-from eventveil.schemas.events.paths import EACH, Path, parse_path
-from eventveil.schemas.events.tree import EventSchema, Leaf, ListOf, MapOf, Record
+from eventveil.schemas.events.paths import EACH, Path
+from eventveil.schemas.events.tree import EventSchema, Leaf, MapOf
 from eventveil.schemas.policy import Policy, RuleDoc, parse_chain, read_policy
 from eventveil.transforms._chains import Chain, Chains, coded
-from eventveil.transforms._places import Place, Steps, list_of, name_of, names_of, narrowed, starts_with, steps_of, walk, within
+from eventveil.transforms._coverage import Coverage
+from eventveil.transforms._event_access import EventFields, event_steps
+from eventveil.transforms._output import Emitted, Output
+from eventveil.transforms._places import Place, Steps, list_of, names_of, narrowed, walk, within
 from eventveil.transforms.keys.canonical import canonical_tag
-from eventveil.transforms.nested import LevelSpec, OutLeaf, OutList, OutNode, OutRecord
-from eventveil.transforms.plan import POSITION, Apply, EventAccess, KeyRequest, OutputField, Plan, Step, Together
+from eventveil.transforms.plan import Apply, KeyRequest, OutputField, Plan, Step, Together
 from eventveil.transforms.registry import GroupOperator, Operator, Setting
 from eventveil.transforms.windows import WindowRule
 
@@ -64,21 +64,6 @@ def compile_policy(policy: Policy, schema: EventSchema) -> Plan:
 
 
 @dataclass
-class _Emitted:
-    """A leaf of the output before the output's tree is drawn."""
-
-    location: Steps
-    level: Steps
-    slot: int
-    type: pa.DataType
-    nullable: bool
-    source: str
-    operators: tuple[str, ...]
-    discloses: str
-    line: int
-
-
-@dataclass
 class _Members:
     operator: GroupOperator
     given: list[int] = field(default_factory=list)
@@ -96,15 +81,15 @@ class _Compiler:
         self.chains = Chains(policy.file, self.problems)
         self.files: dict[str, str] = {}
         self.warnings: list[str] = []
-        self.root = narrowed(schema.root, (), [path.steps for rule in policy.rules for path in rule.paths] + self._event_steps())
-        self.places = {place.steps: place for place in walk(self.root, (), False)}
+        named = [path.steps for rule in policy.rules for path in rule.paths] + event_steps(policy)
+        self.places = {place.steps: place for place in walk(narrowed(schema.root, (), named), (), False)}
         self.leaves = [place for place in self.places.values() if isinstance(place.node, Leaf | MapOf)]
-        self.shapes: dict[Steps, Chain] = {}
+        self.coverage = Coverage(schema, self.places, self.leaves, self.chains, self.fail)
+        self.output = Output(self.places, self.coverage.shapes, self.fail, policy.line_of("fields"))
         self.first: list[tuple[Steps, Apply]] = []
         self.groups: dict[tuple[str, str], _Members] = {}
         self.then: list[tuple[Steps, Apply]] = []
         self.slots = 0
-        self.emitted: list[_Emitted] = []
         self.classes: dict[str, list[tuple[str, str, int]]] = {}
         self.stable: dict[str, int] = {}
         self.needs_subject = False
@@ -122,16 +107,17 @@ class _Compiler:
     # -- the plan ---------------------------------------------------------------------------------------------------
 
     def plan(self) -> Plan:
-        rules = self._rules_by_leaf()
-        event = self._event_access()
+        rules = self.coverage.rules_by_leaf(self.policy.rules)
+        event = EventFields(self.policy, self.schema.name, self.places, self.fail).access()
         for place in self.leaves:
             if place.steps in rules and rules[place.steps] is not None:
                 self._leaf(place, rules[place.steps])  # type: ignore[arg-type]
         self._check_classes()
-        output = self._output() if not self.problems else None
+        self.output.number_levels(level for level, _ in [*self.first, *self.then])
+        output = self.output.draw() if not self.problems else None
         self.raise_problems()
         assert output is not None
-        levels, numbers = self._levels()
+        numbers = self.output.numbers
         instructions: list[Apply | Together] = [replace(one, level=numbers[level]) for level, one in self.first]
         for members in self.groups.values():
             at = tuple(numbers[level] for level in members.levels)
@@ -151,12 +137,12 @@ class _Compiler:
             release_window=WindowRule(window.release, window.zone) if window.release and event.times else None,
             refuse_unknown=self.policy.unknown_fields == "refuse",
             keep_order=self.policy.order == "keep",
-            levels=levels,
+            levels=self.output.levels,
             instructions=tuple(instructions),
             slots=self.slots,
             output=output,
             fields=tuple(
-                OutputField(str(Path(one.location)), str(one.type), one.source, one.operators, one.discloses) for one in self.emitted
+                OutputField(str(Path(one.location)), str(one.type), one.source, one.operators, one.discloses) for one in self.output.emitted
             ),
             warnings=tuple(self.warnings),
             needs_subject=self.needs_subject,
@@ -167,158 +153,9 @@ class _Compiler:
         document = [FORMAT_VERSION, self.policy.canonical(), self.schema.canonical, self.files]
         return hashlib.sha256(json.dumps(document, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
-    # -- coverage ---------------------------------------------------------------------------------------------------
-
-    def _rules_by_leaf(self) -> dict[Steps, RuleDoc | None]:
-        """For each leaf its rule; None where it is dropped."""
-        own: dict[Steps, RuleDoc] = {}
-        dropped: dict[Steps, RuleDoc] = {}
-        stars: list[tuple[Path, RuleDoc]] = []
-        found: dict[Steps, RuleDoc | None] = {}
-        for rule in self.policy.rules:
-            for path in rule.paths:
-                place = self.places.get(path.steps)
-                is_drop = [step.name for step in rule.steps] == ["drop"]
-                if place is None:
-                    if not path.star:
-                        self._no_such_field(path, rule)
-                    elif path.steps:
-                        stars.append((path, rule))
-                    continue
-                if path.star:
-                    stars.append((path, rule))
-                    if not is_drop:
-                        self.fail("EV209", f"{rule.text} covers a sub-tree, and {_words(rule)} is not drop", line=rule.line)
-                    continue
-                if path.steps in own or path.steps in dropped or path.steps in self.shapes:
-                    self.fail("EV205", f"{path} has two rules", line=rule.line)
-                elif is_drop:
-                    dropped[path.steps] = rule
-                elif isinstance(place.node, Leaf):
-                    own[path.steps] = rule
-                else:
-                    self._shape(place, rule)
-        for place in self.leaves:
-            above = [dropped[place.steps[:n]] for n in range(1, len(place.steps) + 1) if place.steps[:n] in dropped]
-            starred = [rule for path, rule in stars if place.steps[: len(path.steps)] == path.steps and len(place.steps) > len(path.steps)]
-            if place.steps in own:
-                if above:
-                    line = own[place.steps].line
-                    self.fail("EV205", f"{place} has a rule, and {above[0].text} drops it", "remove one, or drop with a star", line)
-                found[place.steps] = own[place.steps]
-            elif above or starred:
-                found[place.steps] = None
-            elif isinstance(place.node, MapOf):
-                self.fail("EV218", f"map {place} has no rule", f"write {place}: drop, or name entries: {place}{{key}}: ...")
-            else:
-                self.fail("EV203", f"field {place} has no rule", "add a rule, or say `keep` on purpose")
-        return found
-
-    def _no_such_field(self, path: Path, rule: RuleDoc) -> None:
-        names = [str(place) for place in self.places.values()]
-        self.fail("EV204", f"{path} is no field of {self.schema.name}", did_you_mean(str(path), names), rule.line)
-
-    def _shape(self, place: Place, rule: RuleDoc) -> None:
-        words = {step.name for step in rule.steps}
-        if not words <= {"rename", "move"}:
-            kind = "map" if isinstance(place.node, MapOf) else "list" if isinstance(place.node, ListOf) else "record"
-            remedy = f"a {kind} takes drop, rename or move; write rules for the fields below it"
-            self.fail("EV209", f"{place} is a {kind}, and {_words(rule)} treats values", remedy, rule.line)
-            return
-        if place.steps[-1] == EACH:
-            self.fail("EV216", f"{place} has no name of its own", f"rename {Path(place.steps[:-1])}", rule.line)
-            return
-        chain = self.chains.read(rule.steps, str(place))
-        if chain is not None:
-            self.shapes[place.steps] = chain
-
-    # -- event ------------------------------------------------------------------------------------------------------
-
-    def _event_steps(self) -> list[Steps]:
-        """Paths under `event`: they too may name entries of maps."""
-        policy = self.policy
-        texts = [*(policy.time.field if policy.time else ()), *policy.id, *(policy.subject.paths if policy.subject else ())]
-        texts += [path for path, _ in policy.only_if] + ([policy.type.field] if policy.type else [])
-        return [path.steps for path in map(parse_path, texts) if path is not None]
-
-    def _event_access(self) -> EventAccess:
-        policy = self.policy
-        times = [self._event_leaf(text, "time") for text in (policy.time.field if policy.time else ())]
-        unit = policy.time.unit if policy.time else None
-        zone = policy.time.zone if policy.time else "UTC"
-        for place in times:
-            if place is not None:
-                self._check_time(place, unit)
-        positioned = policy.id == (POSITION,)
-        ids = [] if positioned else [self._event_leaf(text, "id") for text in policy.id]
-        subject = policy.subject
-        subjects = [self._event_leaf(text, "subject") for text in (subject.paths if subject else ())]
-        only_if = []
-        for text, values in policy.only_if:
-            place = self._event_leaf(text, "only_if")
-            if place is not None:
-                self._check_values(place, values)
-                only_if.append((names_of(place.steps), values))
-        if policy.type is not None:
-            self._event_leaf(policy.type.field, "type")
-        return EventAccess(
-            times=tuple(names_of(place.steps) for place in times if place is not None),
-            time_unit=unit,
-            zone=zone,
-            ids=((POSITION,),) if positioned else tuple(names_of(place.steps) for place in ids if place is not None),
-            subjects=tuple(names_of(place.steps) for place in subjects if place is not None),
-            first_of=bool(subject and subject.first_of),
-            missing_subject=subject.missing if subject else None,
-            only_if=tuple(only_if),
-        )
-
-    def _event_leaf(self, text: str, entry: str) -> Place | None:
-        path = parse_path(text)
-        line = self.policy.line_of("event", entry)
-        place = self.places.get(path.steps) if path is not None else None
-        if place is None or not isinstance(place.node, Leaf):
-            names = [str(leaf) for leaf in self.leaves if EACH not in leaf.steps]
-            self.fail("EV204", f"event.{entry}: {text} is no field of {self.schema.name}", did_you_mean(text, names), line)
-            return None
-        if EACH in place.steps:
-            self.fail("EV204", f"event.{entry}: {text} stands in a list", "name a field that an event has once", line)
-            return None
-        return place
-
-    def _check_time(self, place: Place, unit: str | None) -> None:
-        assert isinstance(place.node, Leaf)
-        given = place.node.type
-        line = self.policy.line_of("event", "time")
-        if pa.types.is_integer(given) or pa.types.is_floating(given):
-            if unit is None:
-                self.fail("EV210", f"event.time: {place} is a number without a unit", "write {field: .., unit: s|ms|us|ns}", line)
-        elif not (pa.types.is_string(given) or pa.types.is_timestamp(given) or pa.types.is_date(given)):
-            self.fail("EV210", f"event.time: {place} is {given}, not a time", line=line)
-
-    def _check_values(self, place: Place, values: Sequence[object]) -> None:
-        assert isinstance(place.node, Leaf)
-        given = place.node.type
-        fits = (
-            (lambda value: isinstance(value, bool))
-            if pa.types.is_boolean(given)
-            else (lambda value: isinstance(value, int) and not isinstance(value, bool))
-            if pa.types.is_integer(given)
-            else (lambda value: isinstance(value, str))
-            if pa.types.is_string(given)
-            else (lambda value: False)
-        )
-        if not all(map(fits, values)):
-            fact = f"event.only_if: {place} is {given}, and a value listed is not"
-            self.fail(
-                "EV103",
-                fact,
-                "compare text with text, true with a boolean, a number with an integer",
-                self.policy.line_of("event", "only_if"),
-            )
-
     def _used(self) -> list[Place]:
         """Leaves that a rule or the event's access reads."""
-        read = {level_names for level_names in (tuple(steps) for steps in self._event_steps())}
+        read = set(event_steps(self.policy))
         emitted = {one.path for _, one in [*self.first, *self.then]}
         return [place for place in self.leaves if isinstance(place.node, Leaf) and (str(place) in emitted or place.steps in read)]
 
@@ -391,12 +228,12 @@ class _Compiler:
         if not any(operator.covers for operator in used):
             self.fail("EV114", f"{label} does not say what happens to the value", line=chain.line)
             return
-        location = self._location_of_leaf(place, chain, branch)
+        location = self.output.location_of_leaf(place, chain, branch)
         if location is not None:
             output = pa.timestamp("us") if zone is not None else result
             words = tuple(operator.name for operator in used)
             says = "; ".join(dict.fromkeys(operator.discloses() for operator in used if operator.covers))
-            self.emitted.append(_Emitted(location, level, slot, output, nullable, str(place), words, says, chain.line))
+            self.output.emitted.append(Emitted(location, level, slot, output, nullable, str(place), words, says, chain.line))
 
     def _branches(
         self,
@@ -491,9 +328,7 @@ class _Compiler:
                 self.fail("EV212", f"{operator.name} in {label} draws per subject", line=line)
         keyed = operator.purpose is not None and operator.key_scope() == "window"
         if keyed and self.policy.window.keys is None:
-            self.fail(
-                "EV104", f"{operator.name} in {label} uses a key, and window is missing", "write window: 1d; keys live for one window", line
-            )
+            self.fail("EV104", f"{operator.name} in {label} uses a key, and window is missing", "write window: 1d: keys live for one", line)
         if (keyed or "time" in needs) and self.policy.time is None:
             self.fail("EV104", f"{operator.name} in {label} needs event.time", "name event.time: it decides the window", line)
 
@@ -519,106 +354,3 @@ class _Compiler:
     def _slot(self) -> int:
         self.slots += 1
         return self.slots - 1
-
-    # -- output -----------------------------------------------------------------------------------------------------
-
-    def _location(self, steps: Steps) -> Steps:
-        """Where a node of the input stands in the output."""
-        if not steps:
-            return ()
-        above, last = self._location(steps[:-1]), steps[-1]
-        if last == EACH:
-            return (*above, EACH)
-        shape = self.shapes.get(steps)
-        if shape is not None and shape.move is not None:
-            return self._target(shape.move, steps, shape.line) or above
-        return (*above, shape.rename if shape is not None and shape.rename is not None else name_of(last))
-
-    def _location_of_leaf(self, place: Place, chain: Chain, branch: str | None) -> Steps | None:
-        last = place.steps[-1]
-        if chain.move is not None:
-            return self._target(chain.move, place.steps, chain.line)
-        if last == EACH:
-            if chain.rename is not None or branch is not None:
-                fact = f"{place} has no name of its own"
-                self.fail("EV216", fact, f"rename {Path(place.steps[:-1])} instead", chain.line)
-                return None
-            return self._location(place.steps)
-        return (*self._location(place.steps[:-1]), branch or chain.rename or name_of(last))
-
-    def _target(self, move: str, steps: Steps, line: int) -> Steps | None:
-        path = parse_path(move)
-        inside = self._location(list_of(steps[:-1] if steps[-1] == EACH else steps))
-        if path is None or path.star or path.steps[-1] == EACH or path.lists != inside:
-            where = f"{Path(inside)}." if inside else "a path without []"
-            self.fail("EV216", f"{Path(steps)} cannot be moved to {move}", f"the target must begin with {where}", line)
-            return None
-        return path.steps
-
-    def _output(self) -> OutRecord | None:
-        """Draw the output's tree from the locations of the leaves that survive."""
-        if not self.emitted:
-            self.fail("EV221", "no field is left", line=self.policy.line_of("fields"))
-            return None
-        tree: dict[str, Any] = {}
-        for one in self.emitted:
-            at = tree
-            for step in one.location[:-1]:
-                at = at.setdefault(step, {})
-                if not isinstance(at, dict):
-                    break
-            if not isinstance(at, dict) or one.location[-1] in at:
-                self.fail("EV206", f"the output name {Path(one.location)} is used twice", line=one.line)
-                return None
-            at[one.location[-1]] = one
-        nodes: dict[Steps, list[Place]] = {}
-        for place in self.places.values():
-            if isinstance(place.node, Record | ListOf):
-                nodes.setdefault(self._location(place.steps), []).append(place)
-        drawn = self._draw(tree, (), nodes)
-        return drawn if isinstance(drawn, OutRecord) else None
-
-    def _draw(self, tree: Any, at: Steps, nodes: Mapping[Steps, list[Place]]) -> OutNode:
-        if isinstance(tree, _Emitted):
-            return OutLeaf(tree.slot, tree.type, tree.nullable)
-        sources = [place for place in nodes.get(at, ()) if place.steps and self._survives(place)]
-        if len(sources) > 1:
-            places = ", ".join(map(str, sources))
-            self.fail("EV206", f"the output name {Path(at)} is used twice: {places}", line=self.policy.line_of("fields"))
-        source = sources[0] if sources else None
-        if EACH in tree:
-            assert source is not None
-            item = self._draw(tree[EACH], (*at, EACH), nodes)
-            return OutList(self._level_number((*source.steps, EACH)), item, source.nullable)
-        fields = tuple((name, self._draw(below, (*at, name), nodes)) for name, below in tree.items())
-        if source is None:
-            return OutRecord(fields, None, False)
-        return OutRecord(fields, names_of(within(source.steps)) if source.nullable else None, source.nullable)
-
-    def _survives(self, place: Place) -> bool:
-        """Whether a leaf of the output comes from below this node and was not moved out of it."""
-        location = self._location(place.steps)
-        return any(
-            starts_with(steps_of(one.source), place.steps) and len(one.location) > len(location) and starts_with(one.location, location)
-            for one in self.emitted
-        )
-
-    def _level_number(self, steps: Steps) -> int:
-        return self._levels()[1][steps]
-
-    def _levels(self) -> tuple[tuple[LevelSpec, ...], dict[Steps, int]]:
-        """The lists that surviving leaves stand in, parents first."""
-        numbers: dict[Steps, int] = {(): 0}
-        specs = [LevelSpec(-1)]
-        for level, _ in [*self.first, *self.then]:
-            for n in range(1, len(level) + 1):
-                steps = level[:n]
-                if steps[-1] == EACH and steps not in numbers:
-                    parent = list_of(steps[:-1])
-                    numbers[steps] = len(specs)
-                    specs.append(LevelSpec(numbers[parent], names_of(within(steps[:-1]))))
-        return tuple(specs), numbers
-
-
-def _words(rule: RuleDoc) -> str:
-    return ", ".join(step.name for step in rule.steps)

@@ -291,9 +291,7 @@ class Veil:
         """A leaf of `event.time` as instants; what cannot be read was refused with the event's time."""
         micros, bad, skipped = instants(values, self.plan.event.zone, self.plan.event.time_unit)
         hidden = bad | skipped | values.is_null().to_numpy(zero_copy_only=False).astype(bool)
-        return (
-            pa.array(micros, pa.timestamp("us", "UTC"), mask=hidden) if hidden.any() else pa.array(micros).cast(pa.timestamp("us", "UTC"))
-        )
+        return pa.array(micros, mask=hidden if hidden.any() else None).cast(pa.timestamp("us", "UTC"))
 
     def _fold(
         self, events: pa.StructArray, run: tuple[Sequence[pa.Array | None], list[object]], batch: RowContext, refusals: _Refusals

@@ -38,7 +38,7 @@ def run(job: FileJob, workers: int = 1) -> Mapping[str, int]:
         result.wait_until_finish()
     except EventveilError:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever Beam raises, its text may quote an event
         failures = take_failures()
         raise (min(failures, key=lambda one: one.problems) if failures else internal_error(error)) from None
     found = result.metrics().query(beam.metrics.MetricsFilter().with_namespace("eventveil"))

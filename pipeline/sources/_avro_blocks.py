@@ -31,6 +31,7 @@ _CHUNK = 256 << 10
 _MOST_HEADER = 16 << 20
 # A block is the unit of memory here; writers make blocks of 16 KB to some MB.
 _MOST_BLOCK = 256 << 20
+_XZ_MEMORY = 128 << 20
 # A position is the offset of the block times this, plus the number of the datum in the block. A block of n bytes may hold n << 20
 # datums before its positions run into those of the next.
 _POSITIONS = 20
@@ -220,7 +221,7 @@ def _bunzipped(packed: bytes) -> bytes:
 
 
 def _unxzipped(packed: bytes) -> bytes:
-    unpack = lzma.LZMADecompressor(memlimit=_MOST_BLOCK)
+    unpack = lzma.LZMADecompressor(memlimit=_XZ_MEMORY)
     try:
         return _whole(unpack.decompress(packed, _MOST_BLOCK + 1), unpack.eof)
     except lzma.LZMAError:

@@ -103,7 +103,7 @@ class _Cutter:
         target = self._end if self._end is not None else (offset // self._part_bytes + 1) * self._part_bytes
         # A little past the end of the part, so that its last line does not ask for a read, and a batch, of its own.
         left = max(target - offset, 0)
-        room = left + self._slack if left <= self._batch_bytes else self._batch_bytes
+        room = left + self._slack if left <= self._batch_bytes + self._slack else self._batch_bytes
         buffer: Bytes = np.empty(len(held) + room, np.uint8)
         buffer[: len(held)] = held
         view = memoryview(cast(Any, buffer))

@@ -38,7 +38,7 @@ def guarded(method: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]
         except EventveilError as error:
             _failures.append(error)
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - any text but ours may quote an event
             hidden = internal_error(error)
             _failures.append(hidden)
             raise hidden from None

@@ -1,0 +1,109 @@
+"""Where time, id, subject and consent of an event stand, and whether the schema lets them be read there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import pyarrow as pa
+
+from eventveil.schemas.errors import did_you_mean
+from eventveil.schemas.events.paths import EACH, parse_path
+from eventveil.schemas.events.tree import Leaf
+from eventveil.schemas.policy import Policy
+from eventveil.transforms._places import Place, Steps, names_of
+from eventveil.transforms.plan import POSITION, EventAccess
+
+__all__ = ["EventFields", "event_steps"]
+
+
+class EventFields:
+    """Resolves what stands under `event` against the schema."""
+
+    def __init__(self, policy: Policy, schema: str, places: Mapping[Steps, Place], fail: Callable[..., None]) -> None:
+        self.policy = policy
+        self.schema = schema
+        self.places = places
+        self.leaves = [place for place in places.values() if isinstance(place.node, Leaf)]
+        self.fail = fail
+
+    def access(self) -> EventAccess:
+        policy = self.policy
+        times = [self._event_leaf(text, "time") for text in (policy.time.field if policy.time else ())]
+        unit = policy.time.unit if policy.time else None
+        zone = policy.time.zone if policy.time else "UTC"
+        for place in times:
+            if place is not None:
+                self._check_time(place, unit)
+        positioned = policy.id == (POSITION,)
+        ids = [] if positioned else [self._event_leaf(text, "id") for text in policy.id]
+        subject = policy.subject
+        subjects = [self._event_leaf(text, "subject") for text in (subject.paths if subject else ())]
+        only_if = []
+        for text, values in policy.only_if:
+            place = self._event_leaf(text, "only_if")
+            if place is not None:
+                self._check_values(place, values)
+                only_if.append((names_of(place.steps), values))
+        if policy.type is not None:
+            self._event_leaf(policy.type.field, "type")
+        return EventAccess(
+            times=tuple(names_of(place.steps) for place in times if place is not None),
+            time_unit=unit,
+            zone=zone,
+            ids=((POSITION,),) if positioned else tuple(names_of(place.steps) for place in ids if place is not None),
+            subjects=tuple(names_of(place.steps) for place in subjects if place is not None),
+            first_of=bool(subject and subject.first_of),
+            missing_subject=subject.missing if subject else None,
+            only_if=tuple(only_if),
+        )
+
+    def _event_leaf(self, text: str, entry: str) -> Place | None:
+        path = parse_path(text)
+        line = self.policy.line_of("event", entry)
+        place = self.places.get(path.steps) if path is not None else None
+        if place is None or not isinstance(place.node, Leaf):
+            names = [str(leaf) for leaf in self.leaves if EACH not in leaf.steps]
+            self.fail("EV204", f"event.{entry}: {text} is no field of {self.schema}", did_you_mean(text, names), line)
+            return None
+        if EACH in place.steps:
+            self.fail("EV204", f"event.{entry}: {text} stands in a list", "name a field that an event has once", line)
+            return None
+        return place
+
+    def _check_time(self, place: Place, unit: str | None) -> None:
+        assert isinstance(place.node, Leaf)
+        given = place.node.type
+        line = self.policy.line_of("event", "time")
+        if pa.types.is_integer(given) or pa.types.is_floating(given):
+            if unit is None:
+                self.fail("EV210", f"event.time: {place} is a number without a unit", "write {field: .., unit: s|ms|us|ns}", line)
+        elif not (pa.types.is_string(given) or pa.types.is_timestamp(given) or pa.types.is_date(given)):
+            self.fail("EV210", f"event.time: {place} is {given}, not a time", line=line)
+
+    def _check_values(self, place: Place, values: Sequence[object]) -> None:
+        assert isinstance(place.node, Leaf)
+        given = place.node.type
+        fits = (
+            (lambda value: isinstance(value, bool))
+            if pa.types.is_boolean(given)
+            else (lambda value: isinstance(value, int) and not isinstance(value, bool))
+            if pa.types.is_integer(given)
+            else (lambda value: isinstance(value, str))
+            if pa.types.is_string(given)
+            else (lambda value: False)
+        )
+        if not all(map(fits, values)):
+            fact = f"event.only_if: {place} is {given}, and a value listed is not"
+            self.fail(
+                "EV103",
+                fact,
+                "compare text with text, true with a boolean, a number with an integer",
+                self.policy.line_of("event", "only_if"),
+            )
+
+
+def event_steps(policy: Policy) -> list[Steps]:
+    """Paths under `event`: they too may name entries of maps."""
+    texts = [*(policy.time.field if policy.time else ()), *policy.id, *(policy.subject.paths if policy.subject else ())]
+    texts += [path for path, _ in policy.only_if] + ([policy.type.field] if policy.type else [])
+    return [path.steps for path in map(parse_path, texts) if path is not None]
