@@ -47,16 +47,11 @@ class Chains:
                 self.fail("EV101", f"unknown operator '{step.name}' in fields.{path}", did_you_mean(step.name, known()), step.line)
                 whole = False
                 continue
-            if step.name == "into":
-                if isinstance(step.given, Mapping) and step.given:
-                    branches = step.given
-                else:
-                    self.fail("EV103", f"into in fields.{path} needs names with rules", "into: {name: rule, ...}", step.line)
-                    whole = False
-                continue
             built = self._build(cls, step, path)
             if built is None:
                 whole = False
+            elif step.name == "into":
+                branches = step.given
             elif step.name == "rename":
                 rename = built.to  # type: ignore[union-attr]
             elif step.name == "move":
@@ -68,11 +63,20 @@ class Chains:
 
     def _build(self, cls: type[Operator] | type[Shape], step: StepDoc, path: str) -> Operator | Shape | None:
         given = _plain(step.given)
-        if not isinstance(given, dict):
+        if step.name == "into":
+            given = {"branches": given}
+        elif not isinstance(given, dict):
             if given is not None and cls.short is None:
-                self.fail("EV103", f"{step.name} in fields.{path} takes no bare value", self._parameters(cls), step.line)
+                self.fail("EV103", f"{step.name} in fields.{path} takes no bare value", self._known(cls), step.line)
                 return None
             given = {} if given is None else {cls.short: given}
+        # By the names that policies use alone: a field's Python name, as with_, is no spelling of a parameter.
+        unknown = [name for name in given if name not in _parameters(cls)]
+        for name in unknown:
+            line = getattr(step.given, "lines", {}).get(name, step.line)
+            self.fail("EV102", f"unknown parameter '{name}' of {step.name} in fields.{path}", self._known(cls, str(name)), line)
+        if unknown:
+            return None
         try:
             return cls(**given)
         except ValidationError as error:
@@ -86,20 +90,22 @@ class Chains:
         line = (
             getattr(step.given, "lines", {}).get(one["loc"][0], step.line) if one["loc"] and isinstance(step.given, Mapping) else step.line
         )
-        if one["type"] == "extra_forbidden":
-            self.fail("EV102", f"unknown parameter '{where}' of {step.name} in fields.{path}", self._parameters(cls, where), line)
-        elif one["type"] == "missing":
-            self.fail("EV104", f"{place} is missing", self._parameters(cls), line)
+        if one["type"] == "missing":
+            self.fail("EV104", f"{place} is missing", self._known(cls), line)
         else:
             code, fact = coded(str(one["msg"]).removeprefix("Value error, "), "EV103")
             self.fail(code, f"{place}: {fact}", line=line)
 
     @staticmethod
-    def _parameters(of: type[Operator] | type[Shape], wrong: str = "") -> str:
-        names = [info.alias or name for name, info in of.model_fields.items()]
+    def _known(of: type[Operator] | type[Shape], wrong: str = "") -> str:
+        names = _parameters(of)
         if not names:
             return "it has no parameters"
         return did_you_mean(wrong, names) if wrong else f"parameters: {', '.join(names)}"
+
+
+def _parameters(of: type[Operator] | type[Shape]) -> list[str]:
+    return [info.alias or name for name, info in of.model_fields.items()]
 
 
 def _plain(value: Any) -> Any:

@@ -31,7 +31,7 @@ from eventveil.transforms.decode.decoded import Decoded, drift_labels
 from eventveil.transforms.decode.framing import Frames, contents, frame
 from eventveil.transforms.decode.json_forms import parse_type, read_leaf
 from eventveil.transforms.decode.json_maps import MapReader, has_maps
-from eventveil.transforms.decode.json_scan import scan
+from eventveil.transforms.decode.json_scan import Scanner
 from eventveil.transforms.decode.judge import Judge, assemble
 
 __all__ = ["MAX_EVENT_BYTES", "JsonDecoder"]
@@ -70,6 +70,7 @@ class JsonDecoder:
         self._refuse_unknown = unknown_fields == "refuse"
         self._max_bytes = max_event_bytes
         self._judge = Judge(schema, used, read_leaf)
+        self._scan = Scanner(schema.root).scan
         self._fields = pa.schema([pa.field(field.name, kind) for field in schema.root.fields if (kind := _parsed(field.node)) is not None])
         self._maps = MapReader(schema.root) if has_maps(schema.root) else None
         self._has_decimals = _has_decimals(schema.root)
@@ -110,7 +111,7 @@ class JsonDecoder:
         raw = values.cast(pa.large_binary() if pa.types.is_large_binary(values.type) or pa.types.is_large_string(values.type) else pa.binary())
         for row in np.flatnonzero(flags(pc.match_substring_regex(raw, _EXPONENT))).tolist():
             if row not in refused:
-                problem = scan(frames.value(row), self.schema.root).problem
+                problem = self._scan(frames.value(row)).problem
                 if problem is not None:
                     refused[row] = problem
 
@@ -149,7 +150,7 @@ class JsonDecoder:
         pieces: list[tuple[Int64s, pa.StructArray]] = []
         self._bisect(texts, good, pieces, refused)
         for row in alone:
-            problem = scan(texts[row], self.schema.root).problem
+            problem = self._scan(texts[row]).problem
             if problem is not None:
                 refused[row] = problem
                 continue
@@ -186,7 +187,7 @@ class JsonDecoder:
 
     def _reason(self, text: bytes) -> tuple[str, str]:
         """Code and path of an event that pyarrow refuses."""
-        found = scan(text, self.schema.root)
+        found = self._scan(text)
         return found.problem or found.suspicion or ("EV501", "")
 
     def _drift(self, text: bytes) -> tuple[str, ...]:
@@ -195,7 +196,7 @@ class JsonDecoder:
         try:
             self._walk(self._generic(text), found)
         except _UNREADABLE:
-            found = scan(text, self.schema.root).drift
+            found = self._scan(text).drift
         return tuple(found) if len(found) < 2 else tuple(label for label in self._labels if label in found)
 
     def _parse(self, data: pa.Buffer, events: int, unexpected: str) -> pa.StructArray | None:

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from eventveil.schemas.events.tree import Leaf, ListOf, MapOf, Node, Record
 from eventveil.transforms.decode.json_forms import parse_type
-from eventveil.transforms.decode.json_scan import scan
+from eventveil.transforms.decode.json_scan import Scanner
 from eventveil.transforms.decode.columns import validity
 
 __all__ = ["MapReader", "has_maps"]
@@ -46,6 +46,7 @@ class MapReader:
 
     def __init__(self, root: Record) -> None:
         self._root = root
+        self._scan = Scanner(root).scan
         self._decode = msgspec.json.Decoder(_view(root, False)).decode
         self._decimals = any(_decimals_in_maps(field.node, False) for field in root.fields)
 
@@ -69,19 +70,19 @@ class MapReader:
     def _event(self, text: bytes) -> Any:
         """The event as an object, or code and path."""
         if text.count(b"{") + text.count(b"[") > _DEEPEST:
-            found = scan(text, self._root)
+            found = self._scan(text)
             if found.problem is not None or found.depth > _DEEPEST:
                 return found.problem or ("EV501", "")
         try:
             read = self._decode(text)
         except (msgspec.MsgspecError, ValueError, RecursionError):
-            found = scan(text, self._root)
-            return found.problem or found.suspicion or ("EV501", "")
+            found = self._scan(text)
+            return found.problem or found.unreadable or found.suspicion or ("EV501", "")
         # A key twice: its later value would silently win. Without escapes both stand in the text as they are.
         keys = list(_keys(self._root, read))
         many = b"\\" in text or len(keys) > _MANY_KEYS
         if self._decimals or (_twice(text) if many else any(text.count(b'"%b"' % key.encode()) > 1 for key in keys)):
-            found = scan(text, self._root)
+            found = self._scan(text)
             if found.problem is not None or (self._decimals and found.suspicion is not None):
                 return found.problem or found.suspicion
         return read

@@ -5,7 +5,7 @@ events, events that msgspec cannot read although pyarrow can (NaN, text that is 
 reach pyarrow's decimals. It keeps a stack for what the schema knows, and a mere depth for what it does not, so that no
 nesting can exhaust anything.
 
-What `scan` calls certain is refused by pyarrow too (a test holds it to that); what it suspects counts only once
+What a scan calls certain is refused by pyarrow too (a test holds it to that); what it suspects counts only once
 pyarrow has refused the event.
 """
 
@@ -20,19 +20,20 @@ import pyarrow as pa
 
 from eventveil.schemas.events.tree import Leaf, ListOf, MapOf, Node, Record
 
-__all__ = ["DECIMAL", "Scan", "exponent_trap", "scan"]
+__all__ = ["Scan", "Scanner"]
 
 _TOKEN = re.compile(
-    rb"""[ \t\r\n]*(?:(?P<mark>[{}\[\]:,])|"(?P<text>[^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*)"|(?P<word>[^ \t\r\n{}\[\]:,"]+))""",
+    rb"""[ \t\r\n]*(?:([{}\[\]:,])|"([^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*)"|([^ \t\r\n{}\[\]:,"]+))""",
     re.DOTALL,
 )
 _INTEGER = re.compile(rb"-?(?:0|[1-9][0-9]*)\Z")
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?\Z")
 _LARGE = re.compile(rb"[eE]\+?0*[0-9]{3}")
 _NOT_FINITE = re.compile(rb"-?(?:NaN|Inf|Infinity)\Z")
-DECIMAL = re.compile(rb"[+-]?(?P<whole>[0-9]*)(?:\.(?P<fraction>[0-9]*))?(?:[eE](?P<exponent>[+-]?[0-9]+))?\Z")
+_DECIMAL = re.compile(rb"[+-]?(?P<whole>[0-9]*)(?:\.(?P<fraction>[0-9]*))?(?:[eE](?P<exponent>[+-]?[0-9]+))?\Z")
 _BOOLEANS = (b"true", b"false")
 _WORDS = (*_BOOLEANS, b"null")
+_CONTAINERS = (Record, ListOf, MapOf)
 _MOST_DIGITS = 38
 _INT64 = range(-(2**63), 2**63)
 
@@ -42,177 +43,179 @@ class Scan:
     """Attributes:
     problem: code and known path of the first certain reason to refuse the event.
     suspicion: the same for a reason that pyarrow may or may not share.
+    unreadable: the same for what pyarrow reads and msgspec does not; it counts where msgspec is the judge.
     drift: the labels of the known parents that have unknown fields, as ``shipping.?``.
     depth: how deep the text nests.
     """
 
     problem: tuple[str, str] | None = None
     suspicion: tuple[str, str] | None = None
+    unreadable: tuple[str, str] | None = None
     drift: set[str] = field(default_factory=set)
     depth: int = 0
 
-    def suspect(self, code: str, path: str) -> None:
-        self.suspicion = self.suspicion or (code, path)
 
+class _Known:
+    """A node of the schema with its path, and what lies below it by name."""
 
-class _Frame:
-    """An open record, list or map that the schema knows."""
+    __slots__ = ("fields", "in_map", "item", "kind", "label", "path")
 
-    __slots__ = ("in_map", "keys", "node", "path")
-
-    def __init__(self, node: Record | ListOf | MapOf, path: str, in_map: bool) -> None:
-        self.node = node
+    def __init__(self, node: Node, path: str, in_map: bool = False) -> None:
+        self.kind = type(node) if not isinstance(node, Leaf) else node.type
         self.path = path
         self.in_map = in_map
-        self.keys: set[str] = set()
+        self.label = f"{path}.?" if path else "?"
+        self.fields: dict[str, _Known] = {}
+        self.item: _Known | None = None
+        if isinstance(node, Record):
+            self.fields = {known.name: _Known(known.node, f"{path}.{known.name}" if path else known.name, in_map) for known in node.fields}
+        elif isinstance(node, ListOf):
+            self.item = _Known(node.item, f"{path}[]", in_map)
+        elif isinstance(node, MapOf):
+            self.item = _Known(node.value, f"{path}{{}}", True)
 
 
-def scan(text: bytes, root: Record) -> Scan:
-    """Walk one event. Returns at its first certain problem; text that is no JSON may yield anything but an exception."""
-    result = Scan()
-    stack: list[_Frame] = []
-    unknown = 0  # how many containers that the schema does not know are open
-    depth = 0
-    node: Node | None = root  # of the next value; None: the schema does not know it
-    path, label, in_map = "", "?", False
-    key_next = False
-    done = False
-    at = 0
-    while at < len(text):
-        found = _TOKEN.match(text, at)
-        if found is None:
-            if not text[at:].strip(b" \t\r\n"):
-                break
-            result.problem = ("EV501", "")
-            return result
-        at = found.end()
-        mark = found["mark"]
-        if done:
-            result.problem = ("EV501", "")
-            return result
-        if mark == b",":
-            if not unknown and stack:
-                key_next, node, path, label, in_map = _after_comma(stack[-1])
-            elif unknown:
+class Scanner:
+    """Scans events of one schema. `root` is the event."""
+
+    def __init__(self, root: Record) -> None:
+        self._root = _Known(root, "")
+
+    def scan(self, text: bytes) -> Scan:
+        """Walk one event, up to its first certain problem. Text that is no JSON may yield any result, but no exception."""
+        result = Scan()
+        try:
+            self._walk(text, result)
+        except _Found as found:
+            result.problem = (found.code, found.path)
+        return result
+
+    def _walk(self, text: bytes, result: Scan) -> None:
+        stack: list[tuple[_Known, set[str]]] = []  # what the schema knows and is open, with the names seen in it
+        unknown = 0  # how many containers are open in there that it does not know
+        known: _Known | None = self._root  # what the schema says of the next value
+        label = "?"
+        key_next = False
+        at, size = 0, len(text)
+        match = _TOKEN.match
+        while True:
+            token = match(text, at)
+            if token is None:
+                raise _Found("EV501")
+            at = token.end()
+            mark, quoted, word = token.groups()
+            if mark is None and key_next:
+                top, seen = stack[-1]
+                known, label = self._named(top, seen, quoted, result)
                 key_next = False
-            continue
-        if mark == b":":
-            key_next = False
-            continue
-        if mark in (b"}", b"]"):
-            depth -= 1
-            if unknown:
-                unknown -= 1
-            elif stack:
-                stack.pop()
-            done = not stack and not unknown
-            key_next = False
-            continue
-        if key_next and not unknown:
-            name = None if found["text"] is None else _unescaped(found["text"])
-            if name is None:
-                result.problem = ("EV501", "") if found["text"] is None or not _lone_surrogate(found["text"]) else ("EV504", "")
-                return result
-            top = stack[-1]
-            node, path, label, in_map = _named(top, name)
-            if node is not None and name in top.keys:
-                result.problem = ("EV507", path)
-                return result
-            if node is None:
-                result.drift.add(label)
-            else:
-                top.keys.add(name)
-            continue
-        if mark is not None:  # { or [
-            depth += 1
-            result.depth = max(result.depth, depth)
-            if unknown or node is None:
-                unknown += 1
-                continue
-            if isinstance(node, Leaf) or (mark == b"[") != isinstance(node, ListOf):
-                result.problem = ("EV502", path)
-                return result
-            stack.append(_Frame(node, path, in_map or isinstance(node, MapOf)))
-            key_next, node, path, label, in_map = _after_comma(stack[-1])
-            continue
-        here = None if unknown else node
-        problem = _scalar(found["text"], found["word"], here, path if here is not None else label, in_map, result)
-        if problem is not None:
-            result.problem = problem
-            return result
-        done = not stack and not unknown
-    if not done:
-        result.problem = ("EV501", "")
-    return result
+            elif mark is None:
+                _scalar(quoted, word, None if unknown else known, label, result)
+            elif mark == b",":
+                if not unknown and stack:
+                    top = stack[-1][0]
+                    key_next = top.kind is not ListOf
+                    known = top.item
+            elif mark == b"{" or mark == b"[":
+                if unknown or known is None:
+                    unknown += 1
+                else:
+                    if (mark == b"[") != (known.kind is ListOf) or known.kind not in _CONTAINERS:
+                        raise _Found("EV502", known.path)
+                    stack.append((known, set()))
+                    key_next = mark == b"{"
+                    known = known.item
+                result.depth = max(result.depth, len(stack) + unknown)
+            elif mark != b":":
+                key_next = False
+                if unknown:
+                    unknown -= 1
+                elif stack:
+                    stack.pop()
+                if not stack:
+                    break
+            if at == size:
+                raise _Found("EV501")
+        if at < size:
+            raise _Found("EV501")
+
+    def _named(self, top: _Known, seen: set[str], quoted: bytes | None, result: Scan) -> tuple[_Known | None, str]:
+        """What the schema says of the value under a name, and what its drift is called."""
+        name = None if quoted is None else _unescaped(quoted)
+        if name is None:
+            raise _Found("EV501" if quoted is None or not _lone_surrogate(quoted) else "EV504")
+        known = top.item if top.kind is MapOf else top.fields.get(name)
+        if known is None:
+            result.drift.add(top.label)
+        elif name in seen:
+            raise _Found("EV507", known.path)
+        else:
+            seen.add(name)
+        return known, top.label
 
 
-def _after_comma(top: _Frame) -> tuple[bool, Node | None, str, str, bool]:
-    """What comes next in an open container: a key, or an element."""
-    if isinstance(top.node, ListOf):
-        return False, top.node.item, f"{top.path}[]", "", top.in_map
-    return True, None, top.path, "", top.in_map
+class _Found(Exception):
+    """A certain problem."""
+
+    def __init__(self, code: str, path: str = "") -> None:
+        super().__init__(code)
+        self.code = code
+        self.path = path
 
 
-def _named(top: _Frame, name: str) -> tuple[Node | None, str, str, bool]:
-    """The node under a key, its path, the drift label if it is unknown, and whether it lies in a map."""
-    if isinstance(top.node, MapOf):
-        return top.node.value, f"{top.path}{{}}", "", True
-    assert isinstance(top.node, Record)
-    known = top.node.field(name)
-    if known is None:
-        return None, top.path, f"{top.path}.?" if top.path else "?", top.in_map
-    return known.node, f"{top.path}.{name}" if top.path else name, "", top.in_map
-
-
-def _scalar(text: bytes | None, word: bytes | None, node: Node | None, path: str, in_map: bool, result: Scan) -> tuple[str, str] | None:
-    """What is certainly wrong with a scalar; the rest is noted as suspicion."""
-    kind = node.type if isinstance(node, Leaf) else None
-    if text is not None:
-        if b"\\" in text and _unescaped(text) is None:
-            return ("EV504", path) if _lone_surrogate(text) else ("EV501", "")
-        if not text.isascii() and not _is_utf8(text):
-            result.suspect("EV504", path)
-    elif word is not None and word not in _WORDS:
+def _scalar(quoted: bytes | None, word: bytes | None, known: _Known | None, label: str, result: Scan) -> None:
+    """Raise what is certainly wrong with a scalar; note the rest."""
+    kind = None if known is None else known.kind
+    path = label if known is None else known.path
+    if quoted is not None:
+        if b"\\" in quoted and _unescaped(quoted) is None:
+            raise _Found("EV504", path) if _lone_surrogate(quoted) else _Found("EV501")
+        if not quoted.isascii() and not _is_utf8(quoted):
+            result.unreadable = result.unreadable or ("EV504", path)
+    elif word not in _WORDS and word is not None:
         if _NOT_FINITE.match(word):
-            result.suspect("EV505", path)
+            result.unreadable = result.unreadable or ("EV505", path)
         elif not _NUMBER.match(word):
-            return "EV501", ""
+            raise _Found("EV501")
         elif len(word) > 300 or _LARGE.search(word):
-            result.suspect("EV505" if kind is not None and pa.types.is_floating(kind) else "EV507", path)
-    if node is None or word == b"null":
-        return None
-    if kind is None:
-        return "EV502", path
+            is_float = isinstance(kind, pa.DataType) and pa.types.is_floating(kind)
+            result.suspicion = result.suspicion or ("EV505" if is_float else "EV507", path)
+    if known is None or word == b"null":
+        return
+    if not isinstance(kind, pa.DataType):
+        raise _Found("EV502", path)
     if pa.types.is_decimal(kind):
-        return _decimal(text, word, kind, path, result)
-    if pa.types.is_boolean(kind):
-        return None if word in _BOOLEANS else ("EV502", path)
-    if not pa.types.is_integer(kind) and not pa.types.is_floating(kind):
-        return None if text is not None else ("EV502", path)
+        _decimal(quoted, word, kind, path, result)
+    elif pa.types.is_boolean(kind):
+        if word not in _BOOLEANS:
+            raise _Found("EV502", path)
+    elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        _number(word, kind, known, result)
+    elif quoted is None:
+        raise _Found("EV502", path)
+
+
+def _number(word: bytes | None, kind: pa.DataType, known: _Known, result: Scan) -> None:
     if word is None or word in _BOOLEANS:
-        return "EV502", path
-    if pa.types.is_floating(kind):
-        # In maps msgspec judges, to which NaN is no JSON; elsewhere it is found in the column.
-        return ("EV505", path) if in_map and _NOT_FINITE.match(word) else None
+        raise _Found("EV502", known.path)
     if _NOT_FINITE.match(word):
-        return "EV505", path
-    if not _INTEGER.match(word):
-        return "EV502", path
-    return None if len(word) <= 20 and int(word) in _INT64 else ("EV507", path)
+        # In maps msgspec judges, to which NaN is no JSON; in other columns of floats it is found in the column.
+        if known.in_map or pa.types.is_integer(kind):
+            raise _Found("EV505", known.path)
+    elif pa.types.is_integer(kind):
+        if not _INTEGER.match(word):
+            raise _Found("EV502", known.path)
+        if len(word) > 20 or int(word) not in _INT64:
+            raise _Found("EV507", known.path)
 
 
-def _decimal(text: bytes | None, word: bytes | None, kind: pa.DataType, path: str, result: Scan) -> tuple[str, str] | None:
-    if word in (b"true", b"false"):
-        return "EV502", path
-    digits = _unescaped(text) if text is not None else (word or b"").decode("ascii", "replace")
-    raw = (digits or "").encode()
-    if not any(48 <= byte <= 57 for byte in raw) or DECIMAL.match(raw) is None:
-        return "EV506", path
-    if exponent_trap(raw, kind.scale):
-        return "EV506", path
+def _decimal(quoted: bytes | None, word: bytes | None, kind: pa.DataType, path: str, result: Scan) -> None:
+    if word in _BOOLEANS:
+        raise _Found("EV502", path)
+    raw = (word if quoted is None else (_unescaped(quoted) or "").encode()) or b""
+    if not any(48 <= byte <= 57 for byte in raw) or _DECIMAL.match(raw) is None or _is_trap(raw, kind.scale):
+        raise _Found("EV506", path)
     if not _fits(raw, kind):
-        result.suspect("EV506", path)
-    return None
+        result.suspicion = result.suspicion or ("EV506", path)
 
 
 def _fits(raw: bytes, kind: pa.DataType) -> bool:
@@ -224,9 +227,9 @@ def _fits(raw: bytes, kind: pa.DataType) -> bool:
     return len(digits) <= _MOST_DIGITS and -exponent <= kind.scale and value.adjusted() < kind.precision - kind.scale
 
 
-def exponent_trap(raw: bytes, scale: int) -> bool:
+def _is_trap(raw: bytes, scale: int) -> bool:
     """Whether pyarrow's decimals would read outside their table of powers: more than 38 digits to shift. Such a text can kill the process."""
-    found = DECIMAL.match(raw)
+    found = _DECIMAL.match(raw)
     if found is None or not (found["exponent"] or b"").startswith(b"-"):
         return False
     digits = found["exponent"][1:].lstrip(b"0")

@@ -128,7 +128,9 @@ class Noise(Drawn):
         self._input(lattice)
         self._output(lattice)
         self._table(lattice)
-        if self.null != "refuse" and not pa.types.is_floating(setting.given):
+        if self.null != "refuse" and pa.types.is_floating(setting.given):
+            lattice.bounded(self.null, self.null)
+        elif self.null != "refuse":
             value, finest = self.null, Lattice.over(setting.given, None)
             if (value / finest.grid).denominator != 1 or not finest.first <= value / finest.grid <= finest.last:
                 raise ValueError(f"EV217 null: {plain(value)} is no {setting.given}")
@@ -152,11 +154,14 @@ class Noise(Drawn):
             asked = (
                 self.epsilon is not None
                 and spent != self.epsilon
-                and f"; {plain(self.epsilon)} was asked for, and grid and sensitivity do not divide"
+                and f"; {plain(self.epsilon)} was asked for, the rest is lost to the grid"
             )
             said.append(f"spends epsilon {plain(spent)} and delta {self.true_delta(setting.given):.2g} with every draw{asked or ''}")
         elif self.clamp_input is None or self.clamp_input.min is None or self.clamp_input.max is None:
             said.append("the input has no clamp on both sides: a value far from all others is still recognised; say clamp_input")
+        else:
+            rho = (self._width(lattice) / self._size(lattice)) ** 2 / 2
+            said.append(f"spends {plain(rho)}-zCDP with every draw")
         if self.clamp_output is not None:
             bias = plain(self._bias(lattice) * lattice.grid)
             for bound, does, shows in (

@@ -93,7 +93,7 @@ class Shift(Drawn):
         return f"the time to within {self.within}"
 
     def warnings(self, setting: Setting) -> Sequence[str]:
-        said = self.averages_out()
+        said = [] if setting.is_event_time else self.averages_out()  # every event has a time of its own
         if self.per == "subject":
             said.append("all times of a subject move alike: one that is known discloses the others")
         elif self.together is not None:
@@ -111,9 +111,8 @@ class Shift(Drawn):
         valid = values.is_valid().to_numpy(zero_copy_only=False).astype(bool)
         ticks = _ticks(values)
         moved = ticks + (uniform(self.draw(context, None), 2 * within + 1) - within)
-        # Addition wraps around at the edges of int64: then the sum lies on the wrong side.
-        lost = (moved < ticks) != (moved - ticks < 0)
-        lost |= (moved < _FIRST_DAY * (_DAY // tick)) | (moved >= _END_DAY * (_DAY // tick))
+        # A sum that wraps around at an edge of int64 is as far out as one that does not.
+        lost = (moved < _FIRST_DAY * (_DAY // tick)) | (moved >= _END_DAY * (_DAY // tick))
         if self._reflects:
             start, end = self._window(context, kind)
             moved = _reflected(moved, start // tick, -(-end // tick))
@@ -158,4 +157,5 @@ def _reflected(ticks: Int64s, start: Int64s, end: Int64s) -> Int64s:
     width = np.maximum(end - start, 1)
     # Two reflections in a row move by 2 width - 1.
     place = np.abs(ticks - start) % (2 * width - 1)
-    return start + np.where(place < width, place, 2 * width - 1 - place)
+    reflected: Int64s = start + np.where(place < width, place, 2 * width - 1 - place)
+    return reflected

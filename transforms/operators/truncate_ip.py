@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
+from socket import AF_INET6, inet_pton
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,8 @@ _OCTET = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _IPV4 = rf"\A{_OCTET}(\.{_OCTET}){{3}}\z"
 _OCTETS = pa.array([str(octet) for octet in range(256)])
 _pc: Any = pc  # the stubs know no calls with arrays and a scalar
+_HEXTETS = re.compile(r"(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}\Z")
+_MAPPED = bytes(10) + b"\xff\xff"
 _LONGEST = 45  # characters of the longest form of an IPv6 address
 
 
@@ -88,15 +93,27 @@ class TruncateIp(Placing):
         return pa.array([self._network(text) for text in distinct], pa.string()).take(coded.indices)
 
     def _network(self, text: str) -> str | None:
-        if len(text) > _LONGEST or "%" in text:
+        packed = _packed(text)
+        if packed is None:
             return None
-        try:
-            address = IPv6Address(text)
-        except ValueError:
-            return None
-        if address.ipv4_mapped is not None:
-            return str(IPv4Address(int(address.ipv4_mapped) & self._mask_v4()))
-        return str(IPv6Address(int(address) >> (128 - self.v6) << (128 - self.v6)))
+        if packed.startswith(_MAPPED):
+            return str(IPv4Address(int.from_bytes(packed[12:], "big") & self._mask_v4()))
+        return _written(int.from_bytes(packed, "big") >> (128 - self.v6) << (128 - self.v6))
 
     def _mask_v4(self) -> int:
         return 0xFFFFFFFF >> (32 - self.v4) << (32 - self.v4)
+
+
+def _packed(text: str) -> bytes | None:
+    """The 16 bytes of an IPv6 address. The system's reader, ten times as fast, is asked where no two systems differ."""
+    try:
+        if _HEXTETS.match(text):
+            return inet_pton(AF_INET6, text)
+        return None if len(text) > _LONGEST or "%" in text else IPv6Address(text).packed
+    except (OSError, ValueError):
+        return None
+
+
+@lru_cache(maxsize=1 << 16)
+def _written(network: int) -> str:
+    return str(IPv6Address(network))

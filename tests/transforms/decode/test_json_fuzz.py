@@ -13,7 +13,7 @@ import pytest
 from eventveil.schemas.events.tree import EventSchema, Field, Leaf, ListOf, MapOf, Record
 from eventveil.transforms.decode.decoded import Decoded
 from eventveil.transforms.decode.json_events import JsonDecoder
-from eventveil.transforms.decode.json_scan import scan
+from eventveil.transforms.decode.json_scan import Scanner
 
 TEXT = Leaf(pa.string())
 
@@ -175,12 +175,12 @@ class TestEveryMutation:
         assert {} == refused.drift
 
     def test_what_the_scan_is_certain_of_is_refused(self, schema: EventSchema) -> None:
-        decoder = JsonDecoder(schema)
+        decoder, scanner = JsonDecoder(schema), Scanner(schema.root)
         bulk = decoder.decode(pa.array(events(4, 3000, schema), pa.binary()))
         refused = set(bulk.refused_rows.tolist())
         for row, text in enumerate(events(4, 3000, schema)):
             stripped = text.strip(b" \t\r\n")
-            if scan(stripped, schema.root).problem is not None:
+            if scanner.scan(stripped).problem is not None:
                 assert row in refused, row
 
 

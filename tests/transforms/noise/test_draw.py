@@ -376,5 +376,5 @@ class TestUniform:
         fewer = Fraction((1 << 126) // bound, 1 << 126)
         exact = (more * abs(fewer + Fraction(1, 1 << 126) - Fraction(1, bound)) + (bound - more) * abs(fewer - Fraction(1, bound))) / 2
 
-        assert uniform_distance(bound) == pytest.approx(float(exact), rel=1e-9)
+        assert uniform_distance(bound) == pytest.approx(float(exact), rel=1e-9, abs=0)
         assert uniform_distance(bound) < 2.0**-64

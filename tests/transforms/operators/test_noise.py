@@ -115,6 +115,12 @@ class TestNoise:
         assert min(found) == 2 and max(found) == 99
         assert all(value < 50 for value in found[::3]) and all(value > 50 for value in found[2::3])
 
+    def test_clamped_inputs_share_the_distribution_of_their_bound(self) -> None:
+        found = run(noise(laplace_scale=1, clamp_input={"min": 0, "max": 100}), pa.array([-(10**6), 10**6] * 300))
+
+        assert -44 <= min(found[::2]) < 0 < max(found[::2]) <= 44
+        assert 56 <= min(found[1::2]) < 100 < max(found[1::2]) <= 144
+
     def test_output_bounds_move_inward_to_the_grid(self) -> None:
         found = run(noise(laplace_scale=20, grid=5, clamp_output={"min": 1, "max": 18}), pa.array([7] * 300))
 
@@ -355,7 +361,7 @@ class TestTrueEpsilon:
     def test_delta_is_the_tables_distance_times_one_plus_e_to_epsilon(self) -> None:
         operator = noise(epsilon=1, clamp_input={"min": 0, "max": 10})
 
-        assert operator.true_delta(pa.int64()) == pytest.approx(laplace(Fraction(10)).total_variation * (1 + exp(1)))
+        assert operator.true_delta(pa.int64()) == pytest.approx(laplace(Fraction(10)).total_variation * (1 + exp(1)), rel=1e-12, abs=0)
 
 
 class TestNulls:
@@ -396,6 +402,10 @@ class TestNulls:
     def test_a_number_that_the_type_cannot_hold_is_no_policy(self, kind: pa.DataType, number: str) -> None:
         with pytest.raises(ValueError, match=r"^EV217 null: "):
             noise(kind, laplace_scale=1, null=number)
+
+    def test_nor_one_that_a_float_cannot_hold(self) -> None:
+        with pytest.raises(ValueError, match=r"^EV217 "):
+            noise(pa.float32(), laplace_scale=1, grid=1, null="1" + "0" * 39)
 
 
 class TestParameters:
@@ -477,8 +487,12 @@ class TestWarnings:
         said = self.said(pa.float64(), epsilon=1, grid=0.3, clamp_input={"min": 0, "max": 1})
 
         assert "spends epsilon 0.75 and delta " in said
-        assert "1 was asked for, and grid and sensitivity do not divide" in said
+        assert "1 was asked for, the rest is lost to the grid" in said
         assert "was asked for" not in self.said(epsilon=1, clamp_input={"min": 0, "max": 1})
+
+    def test_gaussian_noise_is_told_in_zcdp(self) -> None:
+        assert "spends 0.5-zCDP with every draw" in self.said(gaussian_sigma=10, clamp_input={"min": 0, "max": 10})
+        assert "zCDP" not in self.said(gaussian_sigma=10)
 
     def test_per_event_averages_out_and_per_subject_does_not(self) -> None:
         assert "averaging discloses it" in self.said(laplace_scale=1)

@@ -103,11 +103,13 @@ class TestShift:
         assert one.tolist() == run(shift(kind), times([T0 * 1000 + 987] * 50, kind)).tolist()
         assert one.tolist() == (run(shift(), times([T0] * 50)) * 1000).tolist()
 
-    def test_nulls_stay_null(self) -> None:
-        operator, context = shift(), surroundings(3)
-        result = operator.apply(times([T0, T0, T0]).take(pa.array([0, None, 2])), context)
+    @pytest.mark.parametrize(("kind", "tick"), [(INSTANT, T0), (pa.timestamp("ns"), T0 * 1000)], ids=str)
+    def test_nulls_stay_null(self, kind: pa.DataType, tick: int) -> None:
+        operator, context = shift(kind, within="60000d" if kind == INSTANT else "366000d", window=None), surroundings(50)
+        result = operator.apply(times([tick] * 50, kind).take(pa.array([None] * 49 + [0])), context)
 
-        assert [value is None for value in result.to_pylist()] == [False, True, False]
+        assert result.is_null().to_pylist() == [True] * 49 + [False]
+        context.refusals.codes.pop(49, None)  # type: ignore[attr-defined]
         assert context.refusals.codes == {}  # type: ignore[attr-defined]
         assert operator.nullable(True) and not operator.nullable(False)
 
@@ -319,3 +321,17 @@ class TestParameters:
         kinds = [INSTANT, pa.timestamp("ms"), pa.date32(), pa.int64(), pa.string(), pa.time64("us")]
 
         assert [shift(within="1d").returns(kind) for kind in kinds] == [INSTANT, pa.timestamp("ms"), pa.date32(), None, None, None]
+
+
+class TestWarnings:
+    def said(self, **parameters: Any) -> str:
+        operator, here = shift(**parameters), parameters.get("is_event_time", False)
+        return "\n".join(operator.warnings(Setting("time", "UTC", here, ONE_DAY, INSTANT, True, lambda name: b"")))
+
+    def test_a_time_that_stays_the_same_averages_out(self) -> None:
+        assert "averaging discloses it" in self.said()
+        assert "averaging" not in self.said(is_event_time=True) + self.said(per="subject")
+
+    def test_what_moves_alike_is_known_alike(self) -> None:
+        assert "one that is known discloses the others" in self.said(per="subject")
+        assert "exact distance" in self.said(together="stay")
