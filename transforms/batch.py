@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -23,16 +24,15 @@ ORDER = "$order"
 WINDOW = "$window"
 _KEY = b"eventveil.part"
 
-REFUSED = pa.schema(
-    [
-        pa.field("code", pa.string(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("rule", pa.string(), nullable=False),
-        pa.field("position", pa.int64(), nullable=False),
-        pa.field("window", pa.int64()),
-        pa.field("value", pa.large_binary(), nullable=False),
-    ]
-)
+_REFUSED_FIELDS: list[Any] = [
+    pa.field("code", pa.string(), nullable=False),
+    pa.field("path", pa.string(), nullable=False),
+    pa.field("rule", pa.string(), nullable=False),
+    pa.field("position", pa.int64(), nullable=False),
+    pa.field("window", pa.int64()),
+    pa.field("value", pa.large_binary(), nullable=False),
+]
+REFUSED = pa.schema(_REFUSED_FIELDS)
 
 # One line of JSON each, sealed; null where the event is lost, because there is nobody to seal it to.
 LETTERS = pa.schema([pa.field("letter", pa.binary())])
@@ -68,10 +68,10 @@ def part_of(batch: pa.RecordBatch) -> Part | None:
 
 
 def refused_batch(
-    codes: list[str], paths: list[str], rules: list[str], positions: pa.Array, windows: pa.Array, values: pa.Array
+    codes: list[str], paths: list[str], rules: list[str], positions: pa.Array[Any], windows: pa.Array[Any], values: pa.Array[Any]
 ) -> pa.RecordBatch:
     """A refused batch: `value` holds the events as they came, to be sealed before anything is written."""
-    columns = [
+    columns: list[Any] = [
         pa.array(codes, pa.string()),
         pa.array(paths, pa.string()),
         pa.array(rules, pa.string()),

@@ -12,16 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["FlatLevel", "LevelSpec", "OutLeaf", "OutList", "OutNode", "OutRecord", "column", "fold", "lay_flat"]
+__all__ = ["Column", "FlatLevel", "LevelSpec", "OutLeaf", "OutList", "OutNode", "OutRecord", "column", "fold", "lay_flat"]
 
 Int64s = npt.NDArray[np.int64]
+# An Arrow array. The stubs know fewer combinations of types than the library.
+Column: TypeAlias = Any
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class OutRecord:
     nullable: bool
 
     @property
-    def type(self) -> pa.DataType:
+    def type(self) -> pa.StructType:
         return pa.struct([pa.field(name, node.type, node.nullable) for name, node in self.fields])
 
 
@@ -82,14 +84,14 @@ class FlatLevel:
         valid: for each element of the parent level whether its list is there; None if all are.
     """
 
-    items: pa.Array
+    items: Column
     row: Int64s | None = None
     element: Int64s | None = None
     lengths: Int64s | None = None
     valid: npt.NDArray[np.bool_] | None = None
 
 
-def column(items: pa.Array, names: tuple[str, ...]) -> pa.Array:
+def column(items: Column, names: tuple[str, ...]) -> Column:
     """The column under `names` in a struct; null where a record above it is null."""
     return pc.struct_field(items, list(names)) if names else items
 
@@ -115,7 +117,7 @@ def lay_flat(events: pa.StructArray, specs: Sequence[LevelSpec]) -> list[FlatLev
     return levels
 
 
-def fold(node: OutNode, level: int, levels: Sequence[FlatLevel], slots: Sequence[pa.Array | None]) -> pa.Array:
+def fold(node: OutNode, level: int, levels: Sequence[FlatLevel], slots: Sequence[Column | None]) -> Column:
     """The output of one node, as long as its level."""
     if isinstance(node, OutLeaf):
         values = slots[node.slot]
@@ -126,10 +128,12 @@ def fold(node: OutNode, level: int, levels: Sequence[FlatLevel], slots: Sequence
         return pa.StructArray.from_arrays(columns, fields=list(node.type), mask=_missing(node, levels[level]))
     inner = levels[node.level]
     assert inner.lengths is not None, "only level 0 has no list"
-    offsets = np.zeros(len(inner.lengths) + 1, np.int32)
+    offsets: Any = np.zeros(len(inner.lengths) + 1, np.int32)
     np.cumsum(inner.lengths, out=offsets[1:])
-    mask = None if inner.valid is None else pa.array(~inner.valid)
-    return pa.ListArray.from_arrays(pa.array(offsets), fold(node.item, node.level, levels, slots), type=node.type, mask=mask)
+    mask: Column = None if inner.valid is None else pa.array(~inner.valid)
+    values = fold(node.item, node.level, levels, slots)
+    listed: Any = pa.ListArray
+    return listed.from_arrays(pa.array(offsets), values, type=node.type, mask=mask)
 
 
 def _missing(node: OutRecord, level: FlatLevel) -> pa.BooleanArray | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
@@ -123,7 +123,7 @@ class Plan:
     @property
     def veiled_schema(self) -> pa.Schema:
         """The output's schema with the internal columns that a sink removes."""
-        extra = [pa.field(ORDER, pa.binary(16), nullable=False)]
+        extra: list[Any] = [pa.field(ORDER, pa.binary(16), nullable=False)]
         if self.release_window is not None:
             extra.append(pa.field(WINDOW, pa.int64(), nullable=False))
         return pa.schema([*self.output_schema, *extra])

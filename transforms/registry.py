@@ -100,7 +100,7 @@ class Operator(BaseModel):
         """What `check` should point out about this use: bias, spent epsilon, weak settings."""
         return ()
 
-    def apply(self, values: pa.Array, context: Context) -> pa.Array:
+    def apply(self, values: pa.Array[Any], context: Context) -> pa.Array[Any]:
         """Treat a column. Never raises on a value: what cannot be placed is refused, and any value may stand in its slot."""
         raise NotImplementedError
 
@@ -119,9 +119,9 @@ class Placing(Operator):
             raise ValueError("EV215 otherwise: other needs a text result")
         return self
 
-    def place(self, placed: pa.Array, misplaced: pa.Array | np.ndarray[Any, Any], context: Context) -> pa.Array:
+    def place(self, placed: pa.Array[Any], misplaced: pa.Array[Any] | np.ndarray[Any, Any], context: Context) -> pa.Array[Any]:
         """`placed`, with the values under `misplaced` refused, null or the text ``other``."""
-        mask = misplaced if isinstance(misplaced, pa.Array) else pa.array(misplaced, pa.bool_())
+        mask: Any = misplaced if isinstance(misplaced, pa.Array) else pa.array(misplaced, pa.bool_())
         found = pc.sum(mask).as_py() or 0
         if not found:
             return placed
@@ -129,7 +129,8 @@ class Placing(Operator):
         if self.otherwise == "refuse":
             context.refuse(mask, self.refusals[0])
         filler = "other" if self.otherwise == "other" else None
-        return pc.if_else(mask.fill_null(False), pa.scalar(filler, placed.type), placed)
+        result: pa.Array[Any] = pc.if_else(mask.fill_null(False), pa.scalar(filler, placed.type), placed)
+        return result
 
 
 class GroupOperator(Operator):
@@ -139,10 +140,10 @@ class GroupOperator(Operator):
         """The class: all rules with the same operator and group are treated together."""
         raise NotImplementedError
 
-    def apply_together(self, columns: Sequence[pa.Array], contexts: Sequence[Context]) -> list[pa.Array]:
+    def apply_together(self, columns: Sequence[pa.Array[Any]], contexts: Sequence[Context]) -> list[pa.Array[Any]]:
         raise NotImplementedError
 
-    def apply(self, values: pa.Array, context: Context) -> pa.Array:
+    def apply(self, values: pa.Array[Any], context: Context) -> pa.Array[Any]:
         return self.apply_together([values], [context])[0]
 
 

@@ -22,7 +22,7 @@ from eventveil.transforms.keys.canonical import canonical
 from eventveil.transforms.keys.cmac import Cmac
 from eventveil.transforms.keys.derive import DomainKeys, lengths
 from eventveil.transforms.keys.prf import macs
-from eventveil.transforms.nested import column, fold, lay_flat
+from eventveil.transforms.nested import Column, FlatLevel, column, fold, lay_flat
 from eventveil.transforms.plan import POSITION, KeyRequest, Plan, Together
 from eventveil.transforms.times import instants, to_local
 
@@ -52,7 +52,7 @@ class Outcome:
     codes: list[str]
     paths: list[str]
     rules: list[str]
-    refused_windows: pa.Array
+    refused_windows: Column
     filtered: int
     counts: dict[str, int]
     drift: dict[str, int]
@@ -90,7 +90,7 @@ class Veil:
         events: pa.StructArray,
         *,
         origin: str = "",
-        positions: pa.Array | None = None,
+        positions: Column | None = None,
         drift: Mapping[str, Int64s] | None = None,
     ) -> Outcome:
         """Treat a batch of decoded events.
@@ -105,7 +105,7 @@ class Veil:
         filtered = 0
         if chosen is not None:
             filtered = len(events) - len(chosen)
-            taken = pa.array(chosen)
+            taken: Column = pa.array(chosen)
             events = events.take(taken)
             positions = None if positions is None else positions.take(taken)
             drift = {path: np.flatnonzero(np.isin(chosen, rows)) for path, rows in (drift or {}).items()}
@@ -137,13 +137,14 @@ class Veil:
         let_in = None
         for names, values in self.plan.event.only_if:
             held = column(events, names)
-            one = pc.is_in(held, value_set=pa.array(values, held.type)).to_numpy(zero_copy_only=False).astype(bool)
+            among: Column = pc.is_in(held, value_set=pa.array(values, held.type))
+            one = among.to_numpy(zero_copy_only=False).astype(bool)
             one &= held.is_valid().to_numpy(zero_copy_only=False).astype(bool)
             let_in = one if let_in is None else let_in & one
         return None if let_in is None else np.flatnonzero(let_in).astype(np.int64)
 
     def _row_context(
-        self, events: pa.StructArray, origin: str, positions: pa.Array | None, refusals: _Refusals
+        self, events: pa.StructArray, origin: str, positions: Column | None, refusals: _Refusals
     ) -> tuple[RowContext, Int64s | None, list[int]]:
         """The row context, each row's code of its key window, and the key windows by code."""
         plan, rows = self.plan, len(events)
@@ -185,7 +186,7 @@ class Veil:
         refusals.refuse_rows(np.flatnonzero(skipped), "EV511", path, "event.time")
         return np.where(bad | missing | skipped, np.int64(0), micros)
 
-    def _release_ids(self, events: pa.StructArray, origin: str, positions: pa.Array | None, refusals: _Refusals) -> Words:
+    def _release_ids(self, events: pa.StructArray, origin: str, positions: Column | None, refusals: _Refusals) -> Words:
         """The keyed id of each event: AES-CMAC, in bulk, under a domain key of this type of event."""
         paths = self.plan.event.ids
         if paths == ((POSITION,),):
@@ -218,7 +219,7 @@ class Veil:
             return np.zeros((len(events), 2), np.uint64)
         request = KeyRequest("window", "subject", ())
         digests = macs("blake2b", self._keys_of(request, windows), codes, found.fill_null(b""), 16)
-        words = np.ascontiguousarray(digests).view(np.uint64).reshape(-1, 2)
+        words = np.array(digests, order="C").view(np.uint64).reshape(-1, 2)  # a copy: it may come read-only
         words[missing] = 0
         return words
 
@@ -248,10 +249,10 @@ class Veil:
         windows: list[int],
         refusals: _Refusals,
         counts: dict[str, int],
-    ) -> tuple[Sequence[pa.Array | None], list[object]]:
+    ) -> tuple[list[Column], list[FlatLevel]]:
         plan = self.plan
         levels = lay_flat(events, plan.levels)
-        slots: list[pa.Array | None] = [None] * plan.slots
+        slots: list[Column] = [None] * plan.slots
 
         def context(level: int, path: str, step_rule: str, request: KeyRequest | None) -> Context:
             keys = None
@@ -260,7 +261,7 @@ class Veil:
             flat = levels[level]
             return Context(batch, refusals, path, step_rule, flat.row, flat.element, keys)
 
-        def report(rule: str, values: pa.Array, of: Context) -> None:
+        def report(rule: str, values: Column, of: Context) -> None:
             counts[rule] = counts.get(rule, 0) + len(values) - values.null_count
             for what, number in of.counts.items():
                 counts[f"{rule} {what}"] = counts.get(f"{rule} {what}", 0) + number
@@ -269,7 +270,7 @@ class Veil:
             if isinstance(instruction, Together):
                 columns = [slots[i] for i in instruction.given]
                 contexts = [context(*place, None) for place in zip(instruction.levels, instruction.paths, instruction.rules)]
-                results = instruction.operator.apply_together(columns, contexts)  # type: ignore[arg-type]
+                results = instruction.operator.apply_together(columns, contexts)
                 for i, given, result, of in zip(instruction.results, columns, results, contexts):
                     assert given is not None
                     slots[i] = result
@@ -285,20 +286,21 @@ class Veil:
             if instruction.local_zone is not None and pa.types.is_timestamp(values.type):
                 values = _wall_clock(values, instruction.local_zone)
             slots[instruction.result] = values
-        return slots, levels  # type: ignore[return-value]
+        return slots, levels
 
-    def _as_timestamp(self, values: pa.Array) -> pa.Array:
+    def _as_timestamp(self, values: Column) -> Column:
         """A leaf of `event.time` as instants; what cannot be read was refused with the event's time."""
         micros, bad, skipped = instants(values, self.plan.event.zone, self.plan.event.time_unit)
         hidden = bad | skipped | values.is_null().to_numpy(zero_copy_only=False).astype(bool)
-        return pa.array(micros, mask=hidden if hidden.any() else None).cast(pa.timestamp("us", "UTC"))
+        mask: Any = hidden if hidden.any() else None
+        return pa.array(micros, mask=mask).cast(pa.timestamp("us", "UTC"))
 
     def _fold(
-        self, events: pa.StructArray, run: tuple[Sequence[pa.Array | None], list[object]], batch: RowContext, refusals: _Refusals
+        self, events: pa.StructArray, run: tuple[list[Column], list[FlatLevel]], batch: RowContext, refusals: _Refusals
     ) -> tuple[pa.RecordBatch, Int64s]:
         plan = self.plan
         slots, levels = run
-        arrays = [fold(node, 0, levels, slots) for _, node in plan.output.fields]  # type: ignore[arg-type]
+        arrays = [fold(node, 0, levels, slots) for _, node in plan.output.fields]
         if batch.release_ids is not None:
             order = _fixed(batch.release_ids)
         else:
@@ -322,38 +324,38 @@ def _distinct(index: Int64s) -> tuple[Int64s, Int64s]:
     return found, at.astype(np.int64)
 
 
-def _joined(parts: Sequence[pa.Array]) -> pa.Array:
+def _joined(parts: Sequence[Column]) -> Column:
     """Several canonical columns as one, each part behind its length, so that ("ab", "c") and ("a", "bc") differ."""
     if len(parts) == 1:
         return parts[0].fill_null(b"")
-    pieces: list[pa.Array] = []
+    pieces: list[Column] = []
     for part in parts:
         there = part.fill_null(b"")
         pieces += [_bytes(pc.binary_length(there).to_numpy(zero_copy_only=False).astype(">u4"), 4), there]
     return pc.binary_join_element_wise(*pieces, pa.scalar(b"", pa.binary()))
 
 
-def _bytes(numbers: npt.NDArray[Any], width: int) -> pa.Array:
+def _bytes(numbers: npt.NDArray[Any], width: int) -> Column:
     """Numbers of `width` bytes as a binary column."""
-    data = pa.py_buffer(np.ascontiguousarray(numbers))
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(numbers), [None, data]).cast(pa.binary())
+    data: Any = np.ascontiguousarray(numbers)
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(numbers), [None, pa.py_buffer(data)]).cast(pa.binary())
 
 
-def _fixed(words: npt.NDArray[np.uint64] | npt.NDArray[np.uint8]) -> pa.Array:
-    data = pa.py_buffer(np.ascontiguousarray(words))
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(words), [None, data])
+def _fixed(words: npt.NDArray[np.uint64] | npt.NDArray[np.uint8]) -> Column:
+    data: Any = np.ascontiguousarray(words)
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(words), [None, pa.py_buffer(data)])
 
 
-def _wall_clock(values: pa.Array, zone: str) -> pa.Array:
+def _wall_clock(values: Column, zone: str) -> Column:
     """Instants as the time on the wall of `zone`, without offset."""
     if zone == "UTC":
         return values.cast(pa.timestamp("us"), safe=False)
     micros = values.cast(pa.timestamp("us", "UTC"), safe=False).cast(pa.int64())
     local = to_local(micros.fill_null(0).to_numpy(zero_copy_only=False), zone)
-    mask = micros.is_null().to_numpy(zero_copy_only=False) if micros.null_count else None
+    mask: Any = micros.is_null().to_numpy(zero_copy_only=False) if micros.null_count else None
     return pa.array(local, pa.int64(), mask=mask).cast(pa.timestamp("us"))
 
 
-def _window_or_null(starts: Int64s, reasons: Sequence[tuple[str, str, str]]) -> pa.Array:
+def _window_or_null(starts: Int64s, reasons: Sequence[tuple[str, str, str]]) -> Column:
     """A refused event has a window unless its time was what was refused."""
     return pa.array([None if rule == "event.time" else int(start) for start, (_, _, rule) in zip(starts, reasons)], pa.int64())

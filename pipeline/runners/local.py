@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 
-from eventveil.pipeline.graph import FileJob, build
+from eventveil.pipeline.graph import build
+from eventveil.pipeline.prepare import FileJob
 from eventveil.schemas.errors import EventveilError
 from eventveil.transforms.beam.guard import internal_error, take_failures
 

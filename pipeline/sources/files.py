@@ -151,7 +151,7 @@ def _matching(pattern: str, format: str | None) -> list[str]:
 
 
 def _set_aside(path: str, pattern: str) -> bool:
-    """Whether a hidden or underscored name (provenance, a marker of success, a folder of temporary files) was matched without being meant."""
+    """Whether a hidden or underscored name (provenance, a mark of success, temporary files) was matched without being meant."""
     meant = {name[:1] for name in pattern.split(os.sep)}
     return any(name[:1] in "._" and name not in ("", ".", "..") and name[0] not in meant for name in path.split(os.sep))
 

@@ -26,7 +26,9 @@ CANARY = b'{"email":"canary@example.org"}\n'
 def refused(*values: bytes, window: int | None = 1_409_788_800_000_000) -> pa.RecordBatch:
     rows = len(values)
     positions, windows = pa.array(range(100, 100 + rows), pa.int64()), pa.array([window] * rows, pa.int64())
-    return refused_batch(["EV502"] * rows, ["customer.email"] * rows, ["fields.x[0]"] * rows, positions, windows, pa.array(values, pa.binary()))
+    return refused_batch(
+        ["EV502"] * rows, ["customer.email"] * rows, ["fields.x[0]"] * rows, positions, windows, pa.array(values, pa.binary())
+    )
 
 
 def sealed(*values: bytes, custodian: CustodianKey | None = PUBLIC, window: int | None = 1_409_788_800_000_000) -> list[bytes | None]:
@@ -55,7 +57,9 @@ class TestSealer:
         assert b"canary" not in (line or b"")
         assert (line or b"").endswith(b"}\n")
 
-    @pytest.mark.parametrize("value", [b"", b"x", CANARY, bytes(range(256)) * 40, b"{}\0\0"], ids=["empty", "short", "usual", "long", "zeros behind"])
+    @pytest.mark.parametrize(
+        "value", [b"", b"x", CANARY, bytes(range(256)) * 40, b"{}\0\0"], ids=["empty", "short", "usual", "long", "zeros behind"]
+    )
     def test_the_custodian_gets_every_byte_back(self, value: bytes) -> None:
         (line,) = sealed(value)
         letter = json.loads(line or b"")

@@ -28,6 +28,7 @@ from eventveil.transforms.decode.reading import Decoders, Originals, Reading
 from eventveil.transforms.encode.compact import compact_batch
 from eventveil.transforms.keys.custodian import load_public
 from eventveil.transforms.keys.keyring import load_keys
+from eventveil.transforms.nested import Column
 from eventveil.transforms.plan import Plan
 from eventveil.transforms.seal import Sealing
 from eventveil.transforms.veil import Outcome
@@ -80,7 +81,7 @@ class DecodeEvents(beam.DoFn):
         for policy, _ in self._policies:
             count(f"{policy}|in", raw.num_rows)
             count_codes(policy, decoded.refused_codes)
-        rows = pa.array(decoded.refused_rows)
+        rows: Column = pa.array(decoded.refused_rows)
         refused = refused_batch(
             decoded.refused_codes,
             decoded.refused_paths,
@@ -115,11 +116,10 @@ class ApplyPolicy(beam.DoFn):
     def process(self, decoded: pa.RecordBatch) -> Iterator[Any]:
         part = part_of(decoded)
         positions = decoded.column("position")
-        outcome = self._veil.apply(
-            decoded.column("event"), origin=part.origin if part else "", positions=positions, drift=_drift(decoded.column("drift"))
-        )
+        events: Column = decoded.column("event")
+        outcome = self._veil.apply(events, origin=part.origin if part else "", positions=positions, drift=_drift(decoded.column("drift")))
         self._count(outcome)
-        rows = pa.array(outcome.refused_rows)
+        rows: Column = pa.array(outcome.refused_rows)
         refused = refused_batch(
             outcome.codes,
             outcome.paths,
@@ -238,17 +238,17 @@ def _two_outputs(outputs: Any) -> tuple[beam.PCollection, beam.PCollection]:
     return outputs[VEILED_TAG], outputs[REFUSED_TAG]
 
 
-def _decoded_batch(decoded: Decoded, positions: pa.Array, originals: Originals, part: Part | None) -> pa.RecordBatch:
+def _decoded_batch(decoded: Decoded, positions: Column, originals: Originals, part: Part | None) -> pa.RecordBatch:
     column = originals.column
     if decoded.rows is not None:
-        rows = pa.array(decoded.rows)
+        rows: Column = pa.array(decoded.rows)
         positions, column = positions.take(rows), column.take(rows)
     drift = _drift_column(decoded, len(decoded.events))
     batch = pa.RecordBatch.from_arrays([decoded.events, positions, column, drift], ["event", "position", originals.name, "drift"])
     return with_part(batch, part) if part else batch
 
 
-def _drift_column(decoded: Decoded, rows: int) -> pa.Array:
+def _drift_column(decoded: Decoded, rows: int) -> Column:
     """For each event the known parents with unknown fields below them, a line each; null for nearly all."""
     if not decoded.drift:
         return pa.nulls(rows, pa.string())
@@ -260,7 +260,7 @@ def _drift_column(decoded: Decoded, rows: int) -> pa.Array:
     return pa.array(told, pa.string())
 
 
-def _drift(column: pa.Array) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
+def _drift(column: Column) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
     if column.null_count == len(column):
         return {}
     found: dict[str, list[int]] = {}

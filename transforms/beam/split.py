@@ -14,9 +14,14 @@ from eventveil.transforms.beam.anonymize import count, count_codes
 from eventveil.transforms.beam.guard import guarded
 from eventveil.transforms.decode.event_type import event_types
 from eventveil.transforms.decode.reading import Originals
+from eventveil.transforms.nested import Column
 from eventveil.transforms.seal import Sealing
 
 __all__ = ["split_by_type"]
+
+
+def rows_of(index: Any, number: int) -> Column:
+    return pa.array(np.flatnonzero(index == number))
 
 
 class SplitByType(beam.DoFn):
@@ -46,7 +51,7 @@ class SplitByType(beam.DoFn):
         for policy, _ in self._policies:
             count(f"{policy}|in", len(refused))
             count_codes(policy, told)
-        rows = pa.array(refused)
+        rows: Column = pa.array(refused)
         path = [self._field] * len(told)
         windows = pa.nulls(len(told), pa.int64())
         batch = refused_batch(told, path, ["event.type"] * len(told), originals.positions.take(rows), windows, originals.take(rows))
@@ -55,7 +60,7 @@ class SplitByType(beam.DoFn):
         yield beam.pvalue.TaggedOutput("refused", with_part(letters, part) if part else letters)
         for i in range(len(self._names)):
             # An empty batch too: a part must reach every sink with all its numbers.
-            yield beam.pvalue.TaggedOutput(f"type {i}", raw.take(pa.array(np.flatnonzero(index == i))))
+            yield beam.pvalue.TaggedOutput(f"type {i}", raw.take(rows_of(index, i)))
 
 
 def split_by_type(

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from eventveil.schemas.events.tree import Leaf, ListOf, MapOf, Node, Record
+from eventveil.transforms.decode.columns import Column, Kind, buffer_of
 
 __all__ = ["BadDatum", "Columns", "Misfit", "reader_of"]
 
@@ -77,7 +78,7 @@ class Columns:
             for column in self.below:
                 column.null()
 
-    def build(self, rows: int) -> pa.Array:
+    def build(self, rows: int) -> Column:
         """The Arrow column, in the leaf's own types; empties the lists."""
         node = self.node
         if not self.present:
@@ -89,19 +90,20 @@ class Columns:
             children = [column.build(rows) for column in self.below]
             kind = pa.struct([pa.field(known.name, child.type) for known, child in zip(node.fields, children, strict=True)])
             nulls = values.count(None)
-            bits = pa.py_buffer(np.packbits(np.array([value is not None for value in values], np.bool_), bitorder="little")) if nulls else None
+            bits = buffer_of(np.packbits(np.array([value is not None for value in values], np.bool_), bitorder="little")) if nulls else None
             made = pa.StructArray.from_buffers(kind, rows, [bits], nulls, 0, children)
         else:
-            offsets = np.zeros(rows + 1, np.int32)
-            np.cumsum([value or 0 for value in values], out=offsets[1:])
-            mask = pa.array([value is None for value in values], pa.bool_())
-            items = self.below[0].build(int(offsets[-1]))
+            sums = np.zeros(rows + 1, np.int32)
+            np.cumsum([value or 0 for value in values], out=sums[1:])
+            offsets: Column = pa.array(sums)
+            mask: Column = pa.array([value is None for value in values], pa.bool_())
+            items = self.below[0].build(int(sums[-1]))
             if isinstance(node, MapOf):
                 keys = pa.array(self.keys, pa.binary()).view(pa.string())
-                made = pa.MapArray.from_arrays(pa.array(offsets), keys, items, mask=mask)
+                made = pa.MapArray.from_arrays(offsets, keys, items, mask=mask)
                 self.keys.clear()
             else:
-                made = pa.ListArray.from_arrays(pa.array(offsets), items, mask=mask)
+                made = pa.ListArray.from_arrays(offsets, items, mask=mask)
         values.clear()
         return made
 
@@ -121,7 +123,7 @@ def reader_of(schema: Any, named: Mapping[str, Any], root: Record) -> tuple[Read
     return compiler.reader(schema, root, columns, ""), columns, compiler.unknown
 
 
-def _arrow_type(node: Node) -> pa.DataType:
+def _arrow_type(node: Node) -> Kind:
     if isinstance(node, Leaf):
         return node.type
     if isinstance(node, ListOf):
@@ -131,7 +133,7 @@ def _arrow_type(node: Node) -> pa.DataType:
     return pa.struct([pa.field(known.name, _arrow_type(known.node)) for known in node.fields])
 
 
-def _leaf(kind: pa.DataType, values: list[Any]) -> pa.Array:
+def _leaf(kind: Kind, values: list[Any]) -> Column:
     types = pa.types
     if types.is_string(kind):
         return pa.array(values, pa.binary()).view(kind)  # bytes as they came: the judge looks whether they are UTF-8
@@ -326,7 +328,12 @@ class _Compiler:
             if (kind, logical) != names.get(str(wanted)):
                 raise _misfit(path, kind, str(wanted))
             return _integers(append, _INT32 if kind == "int" else _INT64, 1, path)
-        allowed = {"int32": ("int",), "int64": ("int", "long"), "float": ("int", "long", "float"), "double": ("int", "long", "float", "double")}
+        allowed = {
+            "int32": ("int",),
+            "int64": ("int", "long"),
+            "float": ("int", "long", "float"),
+            "double": ("int", "long", "float", "double"),
+        }
         if kind not in allowed.get(str(wanted), ()):
             raise _misfit(path, kind, str(wanted))
         if kind in ("int", "long"):
@@ -334,7 +341,7 @@ class _Compiler:
             return _integers(appended, _INT32 if kind == "int" else _INT64, 1, path)
         return _floats(append, "<f" if kind == "float" else "<d")
 
-    def _times(self, kind: str, logical: Any, wanted: pa.DataType, path: str) -> int:
+    def _times(self, kind: str, logical: Any, wanted: Kind, path: str) -> int:
         """By what the writer's counts are to be multiplied."""
         start = "timestamp-" if wanted.tz is not None else "local-timestamp-"
         unit = str(logical)[len(start) :] if str(logical).startswith(start) else ""

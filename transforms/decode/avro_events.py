@@ -18,6 +18,7 @@ import pyarrow as pa
 from eventveil.schemas.errors import StorageError
 from eventveil.schemas.events.tree import EventSchema
 from eventveil.transforms.decode.avro_datums import BadDatum, Columns, Misfit, Read, reader_of
+from eventveil.transforms.decode.columns import Column
 from eventveil.transforms.decode.decoded import Decoded, drift_labels
 from eventveil.transforms.decode.forms import read_typed
 from eventveil.transforms.decode.judge import Judge, assemble
@@ -70,7 +71,7 @@ class AvroDecoder:
         """The type of the decoded events."""
         return self._judge.type
 
-    def decode(self, values: pa.Array) -> Decoded:
+    def decode(self, values: Column) -> Decoded:
         """Decode one batch: binary values, one datum each. A null value is no datum (EV516)."""
         refused: dict[int, tuple[str, str]] = {}
         lists = self._columns.lists()
@@ -121,7 +122,7 @@ def _compiled(schema: EventSchema, writer: str | None) -> tuple[Read, Columns, l
         parsed: Any = fastavro.parse_schema(document, named_schemas=named, _force=True)
         canonical = fastavro.schema.to_parsing_canonical_form(document)
         fingerprint = bytes.fromhex(fastavro.schema.fingerprint(canonical, "CRC-64-AVRO"))
-    except Exception:  # whatever is wrong with it: libraries quote the schema, which may be a stranger's
+    except Exception:  # noqa: BLE001 whatever is wrong with it: libraries quote the schema, which may be a stranger's
         raise _unfit("the writer's schema is no Avro schema") from None
     try:
         read, columns, unknown = reader_of(parsed, named, schema.root)

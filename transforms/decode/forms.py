@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eventveil.schemas.events.tree import Leaf
-from eventveil.transforms.decode.columns import flags, not_utf8
+from eventveil.transforms.decode.columns import Column, flags, not_utf8
 from eventveil.transforms.times import EARLIEST_US, LATEST_US
 
 __all__ = ["Problems", "finite", "in_calendar", "of_form", "read_typed", "without"]
+
+_pc: Any = pc  # the stubs know no calls with an array and a scalar
 
 Mask = npt.NDArray[np.bool_]
 Problems: TypeAlias = list[tuple[str, Mask]]
@@ -25,7 +27,7 @@ _UUID = "^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f
 _PER_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 
 
-def read_typed(leaf: Leaf, values: pa.Array) -> tuple[pa.Array, Sequence[tuple[str, Mask]]]:
+def read_typed(leaf: Leaf, values: Column) -> tuple[Column, Sequence[tuple[str, Mask]]]:
     """A column that has the leaf's type already, and what is wrong in it. A `Reader` (judge.py)."""
     kind = values.type
     problems: Problems = []
@@ -41,7 +43,7 @@ def read_typed(leaf: Leaf, values: pa.Array) -> tuple[pa.Array, Sequence[tuple[s
     return of_form(leaf, values, problems), problems
 
 
-def in_calendar(values: pa.Array, problems: Problems) -> None:
+def in_calendar(values: Column, problems: Problems) -> None:
     """Times of day lie within a day; dates and timestamps in years 1 to 9999, the only ones that have a text."""
     kind = values.type
     if pa.types.is_timestamp(kind) and kind.unit == "ns":
@@ -54,37 +56,37 @@ def in_calendar(values: pa.Array, problems: Problems) -> None:
         day = _PER_DAY["us"]
         # A day less than what is read elsewhere on either side, where the zone of a text may reach.
         low, high = (EARLIEST_US // day + 1) * per_day, ((LATEST_US + 1) // day - 1) * per_day - 1
-    mask = flags(pc.or_(pc.less(counts, low), pc.greater(counts, high)))
+    mask = flags(_pc.or_(_pc.less(counts, low), _pc.greater(counts, high)))
     if mask.any():
         problems.append(("EV506", mask))
 
 
-def of_form(leaf: Leaf, values: pa.Array, problems: Problems) -> pa.Array:
+def of_form(leaf: Leaf, values: Column, problems: Problems) -> Column:
     """Check what the schema says beyond the type: symbols of an enum, size of a fixed, form of a uuid, digits of a decimal."""
-    wrong: pa.Array | None = None
+    wrong: Column | None = None
     if leaf.form == "enum":
-        wrong = pc.invert(pc.is_in(values, value_set=_symbols(leaf.symbols)))
+        wrong = _pc.invert(_pc.is_in(values, value_set=_symbols(leaf.symbols)))
     elif leaf.form == "uuid" and pa.types.is_string(values.type):
-        wrong = pc.invert(pc.match_substring_regex(values, _UUID))
+        wrong = _pc.invert(_pc.match_substring_regex(values, _UUID))
     elif leaf.form == "fixed" and pa.types.is_binary(values.type):
-        wrong = pc.not_equal(pc.binary_length(values), leaf.size)
+        wrong = _pc.not_equal(_pc.binary_length(values), leaf.size)
     elif pa.types.is_decimal(values.type):
         wrong = _too_many_digits(values)
     if wrong is not None:
         mask = flags(wrong)
         if values.null_count:
-            mask &= flags(pc.is_valid(values))
+            mask &= flags(_pc.is_valid(values))
         if mask.any():
             problems.append(("EV506", mask))
     return values
 
 
 @lru_cache(maxsize=256)
-def _symbols(symbols: tuple[str, ...]) -> pa.Array:
+def _symbols(symbols: tuple[str, ...]) -> Column:
     return pa.array(symbols, pa.string())
 
 
-def _too_many_digits(values: pa.Array) -> pa.Array | None:
+def _too_many_digits(values: Column) -> Column | None:
     """pyarrow lets 12345 pass as decimal(5, 2), though 12345.00 has seven digits."""
     try:
         values.validate(full=True)
@@ -97,13 +99,13 @@ def _too_many_digits(values: pa.Array) -> pa.Array | None:
     return None
 
 
-def without(values: pa.Array, wrong: Mask) -> pa.Array:
+def without(values: Column, wrong: Mask) -> Column:
     """The values with null where they are wrong."""
-    return pc.if_else(pa.array(wrong), pa.scalar(None, values.type), values)
+    return _pc.if_else(pa.array(wrong), pa.scalar(None, values.type), values)
 
 
-def finite(values: pa.Array, problems: Problems) -> None:
+def finite(values: Column, problems: Problems) -> None:
     """Refuse NaN and infinities."""
-    mask = ~flags(pc.is_finite(values).fill_null(True))
+    mask = ~flags(_pc.is_finite(values).fill_null(True))
     if mask.any():
         problems.append(("EV505", mask))

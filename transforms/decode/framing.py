@@ -11,13 +11,18 @@ a block of nothing but ``null`` kills pyarrow's process.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eventveil.transforms.decode.columns import Column, numbers_of
+
 __all__ = ["Frames", "contents", "frame"]
+
+_pc: Any = pc  # the stubs know no calls with an array and a scalar
 
 Int64s = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -59,7 +64,7 @@ class Frames:
         return len(self.start)
 
 
-def frame(values: pa.Array, max_bytes: int) -> Frames:
+def frame(values: Column, max_bytes: int) -> Frames:
     """Find the values in their buffer, without copying, and judge each as it would be judged alone.
 
     Args:
@@ -76,7 +81,7 @@ def frame(values: pa.Array, max_bytes: int) -> Frames:
     if last > first:
         bad |= (data[inside] != 0x7B) | (data[np.maximum(end - 1, first)] != 0x7D)
     if values.null_count:
-        bad |= np.asarray(pc.is_null(values).to_numpy(zero_copy_only=False))
+        bad |= np.asarray(_pc.is_null(values).to_numpy(zero_copy_only=False))
         too_large &= ~bad
     span = data[first:last]
     # One pass over the bytes says whether there is any control character but those that were trimmed away.
@@ -85,17 +90,19 @@ def frame(values: pa.Array, max_bytes: int) -> Frames:
         row = np.searchsorted(offsets, at, side="right") - 1
         bad[row[(at >= start[row]) & (at < end[row])]] = True
     bad &= ~too_large
-    one_per_line = bool(len(start)) and not values.null_count and bool((np.diff(offsets) > 0).all()) and bool((data[offsets[1:] - 1] == 0x0A).all())
+    one_per_line = (
+        bool(len(start)) and not values.null_count and bool((np.diff(offsets) > 0).all()) and bool((data[offsets[1:] - 1] == 0x0A).all())
+    )
     return Frames(buffer, start, end, bad, too_large, one_per_line, buffer.slice(first, last - first))
 
 
-def contents(values: pa.Array) -> pa.Buffer:
+def contents(values: Column) -> pa.Buffer:
     """The bytes of all values, one after the other, without copying."""
     offsets, _, buffer = _parts(values)
     return buffer.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
 
 
-def _parts(values: pa.Array) -> tuple[Int64s, npt.NDArray[np.uint8], pa.Buffer]:
+def _parts(values: Column) -> tuple[Int64s, npt.NDArray[np.uint8], pa.Buffer]:
     kind = values.type
     if not (pa.types.is_binary(kind) or pa.types.is_string(kind) or pa.types.is_large_binary(kind) or pa.types.is_large_string(kind)):
         values = values.cast(pa.large_binary())
@@ -106,8 +113,8 @@ def _parts(values: pa.Array) -> tuple[Int64s, npt.NDArray[np.uint8], pa.Buffer]:
         buffer = pa.py_buffer(b"")
     if offsets is None or not offsets.size:
         return np.zeros(len(values) + 1, np.int64), np.zeros(0, np.uint8), buffer
-    found = np.frombuffer(offsets, width)[values.offset : values.offset + len(values) + 1].astype(np.int64)
-    return found, np.frombuffer(buffer, np.uint8), buffer
+    found = numbers_of(offsets, width)[values.offset : values.offset + len(values) + 1].astype(np.int64)
+    return found, numbers_of(buffer, np.uint8), buffer
 
 
 def _trim(offsets: Int64s, data: npt.NDArray[np.uint8]) -> tuple[Int64s, Int64s, int]:

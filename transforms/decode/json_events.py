@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence, Set
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.json
 
 from eventveil.schemas.events.tree import EventSchema, Leaf, ListOf, MapOf, Node, Record
-from eventveil.transforms.decode.columns import flags
+from eventveil.transforms.decode.columns import Column, Kind, flags
 from eventveil.transforms.decode.decoded import Decoded, drift_labels
 from eventveil.transforms.decode.framing import Frames, contents, frame
 from eventveil.transforms.decode.json_forms import parse_type, read_leaf
@@ -35,6 +35,8 @@ from eventveil.transforms.decode.json_scan import Scanner
 from eventveil.transforms.decode.judge import Judge, assemble
 
 __all__ = ["MAX_EVENT_BYTES", "JsonDecoder"]
+
+_pc: Any = pc  # the stubs know no calls with an array and a scalar
 
 Int64s = npt.NDArray[np.int64]
 
@@ -72,20 +74,21 @@ class JsonDecoder:
         self._judge = Judge(schema, used, read_leaf)
         self._scan = Scanner(schema.root).scan
         self._fields = pa.schema([pa.field(field.name, kind) for field in schema.root.fields if (kind := _parsed(field.node)) is not None])
+        self._parsed = pa.struct(list(self._fields))
         self._maps = MapReader(schema.root) if has_maps(schema.root) else None
         self._has_decimals = _has_decimals(schema.root)
         self._labels = drift_labels(schema)
         self._strict = msgspec.json.Decoder(_model(schema.root, True)).decode
         self._lax = msgspec.json.Decoder(_model(schema.root, False)).decode
         self._generic = msgspec.json.Decoder().decode
-        self._walk = _walker(schema.root, "")
+        self._walk = _walker_of_record(schema.root, "")
 
     @property
     def type(self) -> pa.StructType:
         """The type of the decoded events."""
         return self._judge.type
 
-    def decode(self, values: pa.Array) -> Decoded:
+    def decode(self, values: Column) -> Decoded:
         """Decode one batch: binary or text values, one event each. A null value is no event (EV501)."""
         if len(values) > 1 and values.nbytes > _MOST_BYTES:
             half = len(values) // 2
@@ -107,17 +110,19 @@ class JsonDecoder:
         counts = Counter(label for row, labels in drift.items() if row not in refused for label in labels)
         return assemble(read, rows, refused, {label: counts[label] for label in self._labels if counts[label]})
 
-    def _guard_decimals(self, values: pa.Array, frames: Frames, refused: dict[int, tuple[str, str]]) -> None:
-        raw = values.cast(pa.large_binary() if pa.types.is_large_binary(values.type) or pa.types.is_large_string(values.type) else pa.binary())
-        for row in np.flatnonzero(flags(pc.match_substring_regex(raw, _EXPONENT))).tolist():
+    def _guard_decimals(self, values: Column, frames: Frames, refused: dict[int, tuple[str, str]]) -> None:
+        raw = values.cast(
+            pa.large_binary() if pa.types.is_large_binary(values.type) or pa.types.is_large_string(values.type) else pa.binary()
+        )
+        for row in np.flatnonzero(flags(_pc.match_substring_regex(raw, _EXPONENT))).tolist():
             if row not in refused:
                 problem = self._scan(frames.value(row)).problem
                 if problem is not None:
                     refused[row] = problem
 
     def _read(
-        self, values: pa.Array, frames: Frames, rows: Int64s, refused: dict[int, tuple[str, str]]
-    ) -> tuple[pa.StructArray, Int64s, dict[int, tuple[str, ...]]]:
+        self, values: Column, frames: Frames, rows: Int64s, refused: dict[int, tuple[str, str]]
+    ) -> tuple[Column, Int64s, dict[int, tuple[str, ...]]]:
         """Parse these rows: the events, the row of each, and the labels of those that drift. Adds to `refused`."""
         if not len(rows):
             return self._empty(), rows, {}
@@ -128,7 +133,9 @@ class JsonDecoder:
                 return events, rows, {}
         return self._sorted(frames, rows, refused)
 
-    def _sorted(self, frames: Frames, rows: Int64s, refused: dict[int, tuple[str, str]]) -> tuple[pa.StructArray, Int64s, dict[int, tuple[str, ...]]]:
+    def _sorted(
+        self, frames: Frames, rows: Int64s, refused: dict[int, tuple[str, str]]
+    ) -> tuple[Column, Int64s, dict[int, tuple[str, ...]]]:
         """The same, when a batch did not parse as a whole."""
         good: list[int] = []
         alone: list[int] = []
@@ -147,7 +154,7 @@ class JsonDecoder:
                 suspects.append(row)
             else:
                 alone.append(row)
-        pieces: list[tuple[Int64s, pa.StructArray]] = []
+        pieces: list[tuple[Int64s, Column]] = []
         self._bisect(texts, good, pieces, refused)
         for row in alone:
             problem = self._scan(texts[row]).problem
@@ -171,7 +178,9 @@ class JsonDecoder:
                 drift[row] = labels
         return events, rows, drift
 
-    def _bisect(self, texts: dict[int, bytes], rows: Sequence[int], pieces: list[tuple[Int64s, pa.StructArray]], refused: dict[int, tuple[str, str]]) -> None:
+    def _bisect(
+        self, texts: dict[int, bytes], rows: Sequence[int], pieces: list[tuple[Int64s, Column]], refused: dict[int, tuple[str, str]]
+    ) -> None:
         """Parse rows together; where that fails, halves, down to the ones that are refused."""
         waiting = deque([rows]) if rows else deque()
         while waiting:
@@ -199,11 +208,11 @@ class JsonDecoder:
             found = self._scan(text).drift
         return tuple(found) if len(found) < 2 else tuple(label for label in self._labels if label in found)
 
-    def _parse(self, data: pa.Buffer, events: int, unexpected: str) -> pa.StructArray | None:
+    def _parse(self, data: pa.Buffer, events: int, unexpected: Literal["error", "ignore"]) -> Column | None:
         """One call of pyarrow; None if it refuses anything. The lines are framed: see framing.py."""
         try:
             table = pyarrow.json.read_json(
-                pa.BufferReader(data),
+                pa.BufferReader(data),  # type: ignore[arg-type]
                 pyarrow.json.ReadOptions(use_threads=False, block_size=data.size + 1),
                 pyarrow.json.ParseOptions(explicit_schema=self._fields, newlines_in_values=False, unexpected_field_behavior=unexpected),
             )
@@ -211,11 +220,10 @@ class JsonDecoder:
             return None
         if table.num_rows != events:
             return None
-        kind = pa.struct(list(self._fields))
-        columns = [column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks) for column in table.columns]
-        return pa.StructArray.from_buffers(kind, events, [None], 0, 0, columns)
+        columns: list[Column] = [column.chunk(0) if column.num_chunks == 1 else column.combine_chunks() for column in table.columns]
+        return pa.StructArray.from_buffers(self._parsed, events, [None], 0, 0, columns)
 
-    def _empty(self) -> pa.StructArray:
+    def _empty(self) -> Column:
         return pa.array([], pa.struct([(field.name, _full(field.node)) for field in self.schema.root.fields]))
 
 
@@ -227,14 +235,14 @@ def _reads(decode: Callable[[bytes], Any], text: bytes) -> bool:
     return True
 
 
-def _lines(values: pa.Array, rows: Int64s, frames: Frames) -> pa.Buffer:
+def _lines(values: Column, rows: Int64s, frames: Frames) -> pa.Buffer:
     """The events in one buffer with a line feed behind each; copied only where rows are left out or have no line feed."""
     if len(rows) < len(frames):
         values = values.take(pa.array(rows))
     elif frames.one_per_line:
         return frames.lines
     if not frames.one_per_line:
-        values = pc.binary_join_element_wise(values, pa.scalar(b"", values.type), pa.scalar(b"\n", values.type))
+        values = _pc.binary_join_element_wise(values, pa.scalar(b"", values.type), pa.scalar(b"\n", values.type))
     return contents(values)
 
 
@@ -255,7 +263,7 @@ def _joined(first: Decoded, second: Decoded, offset: int) -> Decoded:
     )
 
 
-def _parsed(node: Node) -> pa.DataType | None:
+def _parsed(node: Node) -> Kind | None:
     """What pyarrow.json is asked for: everything but maps, whose keys it could only take for fields."""
     if isinstance(node, Leaf):
         return parse_type(node)
@@ -267,7 +275,7 @@ def _parsed(node: Node) -> pa.DataType | None:
     return None
 
 
-def _full(node: Node) -> pa.DataType:
+def _full(node: Node) -> Kind:
     """The same with maps."""
     if isinstance(node, Leaf):
         return parse_type(node)
@@ -311,21 +319,32 @@ _Walk = Callable[[Any, set[str]], None]
 
 
 def _walker(node: Node, path: str) -> _Walk | None:
-    """A function that adds the labels of an event's unknown fields to a set. It is given objects that pyarrow has read: their known parts have the right types."""
+    """A function that adds the labels of a value's unknown fields to a set; None where there can be none.
+
+    It is given what pyarrow has read, so that known values have the types of the schema.
+    """
+    if isinstance(node, Record):
+        return _walker_of_record(node, path)
     if isinstance(node, Leaf):
         return None
-    if isinstance(node, ListOf):
-        item = _walker(node.item, f"{path}[]")
-        return None if item is None else _walk_all(item)
-    if isinstance(node, MapOf):
-        value = _walker(node.value, f"{path}{{}}")
-        if value is None:
-            return None
-        all_values = _walk_all(value)
-        return lambda found, labels: all_values(found.values(), labels)
+    inner = _walker(node.item, f"{path}[]") if isinstance(node, ListOf) else _walker(node.value, f"{path}{{}}")
+    if inner is None:
+        return None
+    walk, is_map = inner, isinstance(node, MapOf)
+
+    def walk_each(found: Any, labels: set[str]) -> None:
+        for value in found.values() if is_map else found:
+            if value is not None:
+                walk(value, labels)
+
+    return walk_each
+
+
+def _walker_of_record(node: Record, path: str) -> _Walk:
     known = frozenset(field.name for field in node.fields)
     label = f"{path}.?" if path else "?"
-    below = [(field.name, walk) for field in node.fields if (walk := _walker(field.node, f"{path}.{field.name}" if path else field.name)) is not None]
+    walkers = [(field.name, _walker(field.node, f"{path}.{field.name}" if path else field.name)) for field in node.fields]
+    below = [(name, walk) for name, walk in walkers if walk is not None]
 
     def walk_record(found: Any, labels: set[str]) -> None:
         if not known.issuperset(found):
@@ -336,12 +355,3 @@ def _walker(node: Node, path: str) -> _Walk | None:
                 walk(value, labels)
 
     return walk_record
-
-
-def _walk_all(walk: _Walk) -> _Walk:
-    def walk_each(found: Any, labels: set[str]) -> None:
-        for value in found:
-            if value is not None:
-                walk(value, labels)
-
-    return walk_each

@@ -7,6 +7,7 @@ integers fail for a whole block, quote the value, and refuse valid forms.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eventveil.schemas.events.tree import Leaf
+from eventveil.transforms.decode.columns import Column, Kind, buffer_of, flags, not_utf8, numbers_of
 from eventveil.transforms.decode.forms import Problems, finite, in_calendar, of_form, without
-from eventveil.transforms.decode.columns import flags, not_utf8
 from eventveil.transforms.times import parse_iso
 
 __all__ = ["parse_type", "read_leaf"]
+
+_pc: Any = pc  # the stubs know no calls with an array and a scalar
 
 Mask = npt.NDArray[np.bool_]
 
@@ -32,7 +35,7 @@ _PER_UNIT = {"s": 1_000_000, "ms": 1_000, "us": 1}
 _NS_EARLIEST, _NS_LATEST = -9_223_286_400_000_000, 9_223_286_400_000_000
 
 
-def parse_type(leaf: Leaf) -> pa.DataType:
+def parse_type(leaf: Leaf) -> Kind:
     """What pyarrow.json is asked for."""
     kind = leaf.type
     if pa.types.is_boolean(kind):
@@ -46,7 +49,7 @@ def parse_type(leaf: Leaf) -> pa.DataType:
     return pa.string()
 
 
-def read_leaf(leaf: Leaf, values: pa.Array) -> tuple[pa.Array, Sequence[tuple[str, Mask]]]:
+def read_leaf(leaf: Leaf, values: Column) -> tuple[Column, Sequence[tuple[str, Mask]]]:
     """A column of `parse_type` -> the leaf's type, and what is wrong. A `Reader` (judge.py)."""
     kind = leaf.type
     problems: Problems = []
@@ -70,11 +73,11 @@ def read_leaf(leaf: Leaf, values: pa.Array) -> tuple[pa.Array, Sequence[tuple[st
     return _times(values, kind, problems), problems
 
 
-def _narrow_integers(values: pa.Array, kind: pa.DataType, problems: Problems) -> pa.Array:
+def _narrow_integers(values: Column, kind: Kind, problems: Problems) -> Column:
     if kind == values.type:
         return values
     info = np.iinfo(np.int32)
-    wrong = pc.or_(pc.less(values, int(info.min)), pc.greater(values, int(info.max)))
+    wrong = _pc.or_(_pc.less(values, int(info.min)), _pc.greater(values, int(info.max)))
     mask = flags(wrong)
     if mask.any():
         problems.append(("EV505", mask))
@@ -82,26 +85,26 @@ def _narrow_integers(values: pa.Array, kind: pa.DataType, problems: Problems) ->
     return values.cast(kind)
 
 
-def _floats(values: pa.Array, kind: pa.DataType, problems: Problems) -> pa.Array:
+def _floats(values: Column, kind: Kind, problems: Problems) -> Column:
     narrow = values if kind == values.type else values.cast(kind, safe=False)
     finite(narrow, problems)  # what is too large for 32 bits is infinite now
     return narrow
 
 
-def _code_points(values: pa.Array, problems: Problems) -> pa.Array:
+def _code_points(values: Column, problems: Problems) -> Column:
     """Text whose code points 0 to 255 are bytes -> these bytes (Avro's JSON encoding)."""
-    wrong = flags(pc.match_substring_regex(values, r"[^\x{0}-\x{ff}]"))
+    wrong = flags(_pc.match_substring_regex(values, r"[^\x{0}-\x{ff}]"))
     if wrong.any():
         problems.append(("EV506", wrong))
         values = without(values, wrong)
     raw = values.cast(pa.binary())
-    if pc.all(pc.string_is_ascii(values)).as_py() is not False:
+    if _pc.all(_pc.string_is_ascii(values)).as_py() is not False:
         return raw
     if raw.offset or raw.null_count:
         raw = pa.concat_arrays([raw.fill_null(b"")])
     _, offset_buffer, data_buffer = raw.buffers()
-    offsets = np.frombuffer(offset_buffer, np.int32)[raw.offset : raw.offset + len(raw) + 1]
-    data = np.frombuffer(data_buffer, np.uint8)[: offsets[-1]]
+    offsets = numbers_of(offset_buffer, np.int32)[raw.offset : raw.offset + len(raw) + 1]
+    data = numbers_of(data_buffer, np.uint8)[: offsets[-1]]
     # Code points 0x80 to 0xff are two bytes in UTF-8, 110000xx 10yyyyyy.
     lead = data >= 0xC0
     merged = data.copy()
@@ -110,26 +113,26 @@ def _code_points(values: pa.Array, problems: Problems) -> pa.Array:
     gone = np.zeros(len(data) + 1, np.int32)
     np.cumsum(lead, out=gone[1:])
     shorter = (offsets - gone[offsets]).astype(np.int32)
-    bytes_ = pa.BinaryArray.from_buffers(pa.binary(), len(raw), [None, pa.py_buffer(shorter), pa.py_buffer(merged[~lead])])
-    return without(bytes_, flags(pc.is_null(values))) if values.null_count else bytes_
+    bytes_ = pa.BinaryArray.from_buffers(pa.binary(), len(raw), [None, buffer_of(shorter), buffer_of(merged[~lead])])
+    return without(bytes_, flags(_pc.is_null(values))) if values.null_count else bytes_
 
 
-def _fixed(values: pa.Array, kind: pa.DataType) -> pa.Array:
+def _fixed(values: Column, kind: Kind) -> Column:
     """To a fixed-size type; values of another size, which are refused, become null."""
-    return without(values, flags(pc.not_equal(pc.binary_length(values), kind.byte_width))).cast(kind)
+    return without(values, flags(_pc.not_equal(_pc.binary_length(values), kind.byte_width))).cast(kind)
 
 
-def _times(values: pa.Array, kind: pa.DataType, problems: Problems) -> pa.Array:
+def _times(values: Column, kind: Kind, problems: Problems) -> Column:
     """ISO 8601 text -> date, time of day, or timestamp; digits finer than the type are cut."""
-    nulls = flags(pc.is_null(values))
+    nulls = flags(_pc.is_null(values))
     text = values
     if pa.types.is_date(kind):
-        form: pa.Array | None = pc.match_substring_regex(values, _DATE)
+        form: Column | None = _pc.match_substring_regex(values, _DATE)
     elif pa.types.is_time(kind):
-        form = pc.match_substring_regex(values, _TIME)
-        text = pc.binary_join_element_wise(pa.scalar("1970-01-01T"), values, "")
+        form = _pc.match_substring_regex(values, _TIME)
+        text = _pc.binary_join_element_wise(pa.scalar("1970-01-01T"), values, "")
     elif kind.tz is None:
-        form = pc.invert(pc.match_substring_regex(pc.utf8_slice_codeunits(values, 10), _OFFSET))
+        form = _pc.invert(_pc.match_substring_regex(_pc.utf8_slice_codeunits(values, 10), _OFFSET))
     else:
         form = None
     micros, bad, _ = parse_iso(text, "UTC")
@@ -146,7 +149,7 @@ def _times(values: pa.Array, kind: pa.DataType, problems: Problems) -> pa.Array:
     return read
 
 
-def _counted(micros: npt.NDArray[np.int64], values: pa.Array, nulls: Mask | None, kind: pa.DataType) -> pa.Array:
+def _counted(micros: npt.NDArray[np.int64], values: Column, nulls: Mask | None, kind: Kind) -> Column:
     """Microseconds in the units of the type."""
     if pa.types.is_date(kind):
         return pa.array((micros // _DAY_US).astype(np.int32), pa.int32(), mask=nulls).cast(kind)
@@ -156,8 +159,8 @@ def _counted(micros: npt.NDArray[np.int64], values: pa.Array, nulls: Mask | None
     return pa.array(counts, pa.int64(), mask=nulls).cast(kind)
 
 
-def _nanoseconds(values: pa.Array) -> npt.NDArray[np.int64]:
+def _nanoseconds(values: Column) -> npt.NDArray[np.int64]:
     """The seventh to ninth digit of the fractions."""
-    found = pc.struct_field(pc.extract_regex(values, r"\.[0-9]{6}(?P<digits>[0-9]{1,3})"), "digits")
-    padded = pc.utf8_rpad(pc.fill_null(found, ""), 3, "0")
+    found = _pc.struct_field(_pc.extract_regex(values, r"\.[0-9]{6}(?P<digits>[0-9]{1,3})"), "digits")
+    padded = _pc.utf8_rpad(_pc.fill_null(found, ""), 3, "0")
     return np.asarray(padded.cast(pa.int64()).to_numpy(zero_copy_only=False), dtype=np.int64)

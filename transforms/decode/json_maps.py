@@ -22,9 +22,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from eventveil.schemas.events.tree import Leaf, ListOf, MapOf, Node, Record
+from eventveil.transforms.decode.columns import Column, validity
 from eventveil.transforms.decode.json_forms import parse_type
 from eventveil.transforms.decode.json_scan import Scanner
-from eventveil.transforms.decode.columns import validity
 
 __all__ = ["MapReader", "has_maps"]
 
@@ -51,8 +51,8 @@ class MapReader:
         self._decimals = any(_decimals_in_maps(field.node, False) for field in root.fields)
 
     def read(
-        self, events: pa.StructArray, rows: npt.NDArray[np.int64], texts: dict[int, bytes], refused: dict[int, tuple[str, str]]
-    ) -> tuple[pa.StructArray, npt.NDArray[np.int64]]:
+        self, events: Column, rows: npt.NDArray[np.int64], texts: dict[int, bytes], refused: dict[int, tuple[str, str]]
+    ) -> tuple[Column, npt.NDArray[np.int64]]:
         """The events with their maps; those whose maps cannot be read go to `refused`."""
         objects = []
         keep = np.ones(len(rows), np.bool_)
@@ -149,7 +149,7 @@ def _twice(text: bytes) -> bool:
     return twice
 
 
-def _merge(node: Node, array: pa.Array | None, objects: Sequence[Any]) -> pa.Array:
+def _merge(node: Node, array: Column | None, objects: Sequence[Any]) -> Column:
     """pyarrow's column with the maps put in; None: pyarrow has no column here, as for a list of maps."""
     if isinstance(node, MapOf) or array is None:
         return _column(node, objects)
@@ -160,7 +160,7 @@ def _merge(node: Node, array: pa.Array | None, objects: Sequence[Any]) -> pa.Arr
     return _merge_record(node, array, objects)
 
 
-def _merge_record(node: Record, array: pa.StructArray, objects: Sequence[Any]) -> pa.StructArray:
+def _merge_record(node: Record, array: Column, objects: Sequence[Any]) -> Column:
     parsed = dict(zip([field.name for field in array.type], array.flatten(), strict=True))
     children = []
     for number, field in enumerate(node.fields):
@@ -171,7 +171,7 @@ def _merge_record(node: Record, array: pa.StructArray, objects: Sequence[Any]) -
     return _record(node, children, array)
 
 
-def _column(node: Node, objects: Sequence[Any]) -> pa.Array:
+def _column(node: Node, objects: Sequence[Any]) -> Column:
     """Objects of one node -> the column that pyarrow would have made."""
     if isinstance(node, Leaf):
         return pa.array(objects, parse_type(node))
@@ -191,17 +191,17 @@ def _attributes(objects: Sequence[Any], number: int) -> list[Any]:
     return [None if found is None else getattr(found, name) for found in objects]
 
 
-def _record(node: Record, children: Sequence[pa.Array], like: pa.Array) -> pa.StructArray:
+def _record(node: Record, children: Sequence[Column], like: Column) -> Column:
     kind = pa.struct([pa.field(field.name, child.type) for field, child in zip(node.fields, children, strict=True)])
     return pa.StructArray.from_buffers(kind, len(like), [validity(like)], like.null_count, 0, list(children))
 
 
-def _list(items: pa.Array, objects: Sequence[Any]) -> pa.ListArray:
+def _list(items: Column, objects: Sequence[Any]) -> Column:
     offsets, mask = _offsets(objects)
     return pa.ListArray.from_arrays(offsets, items, mask=mask)
 
 
-def _offsets(objects: Sequence[Any]) -> tuple[pa.Array, pa.Array]:
+def _offsets(objects: Sequence[Any]) -> tuple[Column, Column]:
     offsets = np.zeros(len(objects) + 1, np.int32)
     np.cumsum([0 if found is None else len(found) for found in objects], out=offsets[1:])
     return pa.array(offsets), pa.array([found is None for found in objects], pa.bool_())

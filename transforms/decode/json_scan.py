@@ -19,6 +19,7 @@ from decimal import Decimal
 import pyarrow as pa
 
 from eventveil.schemas.events.tree import Leaf, ListOf, MapOf, Node, Record
+from eventveil.transforms.decode.columns import Kind
 
 __all__ = ["Scan", "Scanner"]
 
@@ -194,7 +195,7 @@ def _scalar(quoted: bytes | None, word: bytes | None, known: _Known | None, labe
         raise _Found("EV502", path)
 
 
-def _number(word: bytes | None, kind: pa.DataType, known: _Known, result: Scan) -> None:
+def _number(word: bytes | None, kind: Kind, known: _Known, result: Scan) -> None:
     if word is None or word in _BOOLEANS:
         raise _Found("EV502", known.path)
     if _NOT_FINITE.match(word):
@@ -208,7 +209,7 @@ def _number(word: bytes | None, kind: pa.DataType, known: _Known, result: Scan) 
             raise _Found("EV507", known.path)
 
 
-def _decimal(quoted: bytes | None, word: bytes | None, kind: pa.DataType, path: str, result: Scan) -> None:
+def _decimal(quoted: bytes | None, word: bytes | None, kind: Kind, path: str, result: Scan) -> None:
     if word in _BOOLEANS:
         raise _Found("EV502", path)
     raw = (word if quoted is None else (_unescaped(quoted) or "").encode()) or b""
@@ -218,7 +219,7 @@ def _decimal(quoted: bytes | None, word: bytes | None, kind: pa.DataType, path: 
         result.suspicion = result.suspicion or ("EV506", path)
 
 
-def _fits(raw: bytes, kind: pa.DataType) -> bool:
+def _fits(raw: bytes, kind: Kind) -> bool:
     if len(raw) > 2 * _MOST_DIGITS:
         return False
     value = Decimal(raw.decode("ascii"))
@@ -228,7 +229,7 @@ def _fits(raw: bytes, kind: pa.DataType) -> bool:
 
 
 def _is_trap(raw: bytes, scale: int) -> bool:
-    """Whether pyarrow's decimals would read outside their table of powers: more than 38 digits to shift. Such a text can kill the process."""
+    """Whether pyarrow would shift a decimal by more than 38 digits: it reads outside its table then, and can kill the process."""
     found = _DECIMAL.match(raw)
     if found is None or not (found["exponent"] or b"").startswith(b"-"):
         return False

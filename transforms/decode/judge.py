@@ -17,15 +17,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eventveil.schemas.events.tree import EventSchema, Leaf, ListOf, MapOf, Node, Record
-from eventveil.transforms.decode.columns import flags, list_lengths, map_entries, not_utf8, validity
+from eventveil.transforms.decode.columns import Column, buffer_of, flags, list_lengths, map_entries, not_utf8, validity
 from eventveil.transforms.decode.decoded import Decoded, decoded_type, entries_of
 
 __all__ = ["Judge", "Reader", "Verdicts", "assemble"]
 
+_pc: Any = pc  # the stubs know no calls with an array and a scalar
+
 Int64s = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
-Reader: TypeAlias = Callable[[Leaf, pa.Array], tuple[pa.Array, Sequence[tuple[str, Mask]]]]
+Reader: TypeAlias = Callable[[Leaf, Column], tuple[Column, Sequence[tuple[str, Mask]]]]
 """A leaf's column as it was parsed -> values of the leaf's type, and (code, mask) of those that are wrong, first code
 first. Raises on no value; nulls are never wrong; a wrong value may leave anything in its slot."""
 
@@ -72,7 +74,7 @@ class Judge:
         self.type = decoded_type(schema, used)
         self._read = read
 
-    def judge(self, events: pa.StructArray) -> tuple[pa.StructArray, Verdicts]:
+    def judge(self, events: Column) -> tuple[Column, Verdicts]:
         """The events in `self.type`, one for one, and the verdicts by row. Nothing is copied where nothing changes."""
         verdicts = Verdicts()
         read = self._record(self.schema.root, events, "", _EVENTS, verdicts)
@@ -80,7 +82,7 @@ class Judge:
             read = pa.StructArray.from_buffers(self.type, len(events), [None])
         return read, verdicts
 
-    def _node(self, node: Node, array: pa.Array, path: str, level: _Level, verdicts: Verdicts) -> pa.Array | None:
+    def _node(self, node: Node, array: Column, path: str, level: _Level, verdicts: Verdicts) -> Column | None:
         if isinstance(node, Record):
             return self._record(node, array, path, level, verdicts)
         if isinstance(node, ListOf):
@@ -93,15 +95,15 @@ class Judge:
                 verdicts.refuse(level.rows(np.flatnonzero(mask)), code, path)
         return values if self.used is None or path in self.used else None
 
-    def _record(self, node: Record, array: pa.StructArray, path: str, level: _Level, verdicts: Verdicts) -> pa.Array | None:
+    def _record(self, node: Record, array: Column, path: str, level: _Level, verdicts: Verdicts) -> Column | None:
         children = array.flatten()
-        kept: list[tuple[str, pa.Array]] = []
+        kept: list[tuple[str, Column]] = []
         for fld, child in zip(node.fields, children, strict=True):
             below = f"{path}.{fld.name}" if path else fld.name
             if not fld.nullable and child.null_count:
-                missing = flags(pc.is_null(child))
+                missing = flags(_pc.is_null(child))
                 if array.null_count:
-                    missing &= flags(pc.is_valid(array))
+                    missing &= flags(_pc.is_valid(array))
                 verdicts.refuse(level.rows(np.flatnonzero(missing)), "EV503", below)
             read = self._node(fld.node, child, below, level, verdicts)
             if read is not None:
@@ -112,20 +114,22 @@ class Judge:
             return array
         return _struct(kept, array)
 
-    def _list(self, node: ListOf, array: pa.ListArray, path: str, level: _Level, verdicts: Verdicts) -> pa.Array | None:
+    def _list(self, node: ListOf, array: Column, path: str, level: _Level, verdicts: Verdicts) -> Column | None:
         items = array.flatten()
         lengths = list_lengths(array)
         below = _Level(level, lengths)
         if not node.nullable_items and items.null_count:
-            verdicts.refuse(below.rows(np.flatnonzero(flags(pc.is_null(items)))), "EV503", f"{path}[]")
+            verdicts.refuse(below.rows(np.flatnonzero(flags(_pc.is_null(items)))), "EV503", f"{path}[]")
         read = self._node(node.item, items, f"{path}[]", below, verdicts)
         if read is None or read is items:
             return None if read is None else array
         offsets = np.zeros(len(array) + 1, np.int32)
         np.cumsum(lengths, out=offsets[1:])
-        return pa.ListArray.from_buffers(pa.list_(read.type), len(array), [validity(array), pa.py_buffer(offsets)], array.null_count, 0, [read])
+        return pa.ListArray.from_buffers(
+            pa.list_(read.type), len(array), [validity(array), buffer_of(offsets)], array.null_count, 0, [read]
+        )
 
-    def _map(self, node: MapOf, array: pa.MapArray, path: str, level: _Level, verdicts: Verdicts) -> pa.Array | None:
+    def _map(self, node: MapOf, array: Column, path: str, level: _Level, verdicts: Verdicts) -> Column | None:
         """All entries are judged, as elements of a list would be; those that the policy names become fields."""
         keys, items = map_entries(array)
         lengths = list_lengths(array)
@@ -141,12 +145,12 @@ class Judge:
             again[first] = False
             verdicts.refuse(below.rows(np.flatnonzero(again)), "EV507", f"{path}{{}}")
         if not node.nullable_values and items.null_count:
-            verdicts.refuse(below.rows(np.flatnonzero(flags(pc.is_null(items)))), "EV503", f"{path}{{}}")
+            verdicts.refuse(below.rows(np.flatnonzero(flags(_pc.is_null(items)))), "EV503", f"{path}{{}}")
         entries = entries_of(path, self.used)
-        kept: list[tuple[str, pa.Array]] = []
+        kept: list[tuple[str, Column]] = []
         for key in entries:
             at = np.full(len(array), -1, np.int64)
-            here = np.flatnonzero(flags(pc.equal(keys, pa.scalar(key, keys.type))))
+            here = np.flatnonzero(flags(_pc.equal(keys, pa.scalar(key, keys.type))))
             at[parent[here]] = here
             chosen = items.take(pa.array(at, mask=at < 0))
             # Verdicts come from the judgement of all entries below; this reading only selects.
@@ -157,7 +161,7 @@ class Judge:
         return _struct(kept, array) if kept else None
 
 
-def assemble(events: pa.StructArray, rows: Int64s, refused: dict[int, tuple[str, str]], drift: dict[str, int]) -> Decoded:
+def assemble(events: Column, rows: Int64s, refused: dict[int, tuple[str, str]], drift: dict[str, int]) -> Decoded:
     """Take the refused events out. `rows` says for each event which row of the batch it is; `refused` is by row of the batch."""
     if not refused:
         return Decoded(events, None, np.zeros(0, np.int64), [], [], drift)
@@ -169,7 +173,7 @@ def assemble(events: pa.StructArray, rows: Int64s, refused: dict[int, tuple[str,
     return Decoded(events, rows, refused_rows, [code for code, _ in found], [path for _, path in found], drift)
 
 
-def _struct(kept: list[tuple[str, pa.Array]], like: pa.Array) -> pa.StructArray:
+def _struct(kept: list[tuple[str, Column]], like: Column) -> Column:
     """A struct of these columns that is null where `like` is."""
     kind = pa.struct([pa.field(name, child.type) for name, child in kept])
     return pa.StructArray.from_buffers(kind, len(like), [validity(like)], like.null_count, 0, [child for _, child in kept])

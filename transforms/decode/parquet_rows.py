@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from eventveil.schemas.errors import Problem, StorageError
 from eventveil.schemas.events.tree import EventSchema, Leaf, ListOf, MapOf, Node, Record
-from eventveil.transforms.decode.columns import list_lengths, map_entries, validity
+from eventveil.transforms.decode.columns import Column, Kind, buffer_of, list_lengths, map_entries, numbers_of, validity
 from eventveil.transforms.decode.decoded import Decoded, drift_labels
 from eventveil.transforms.decode.forms import Problems, read_typed, without
 from eventveil.transforms.decode.judge import Judge, assemble
@@ -77,7 +77,7 @@ class ColumnsDecoder:
 # Do the types fit? Asked once per schema of a file.
 
 
-def _check_fields(node: Record, given: Sequence[pa.Field], path: str, problems: list[Problem], unknown: set[str]) -> None:
+def _check_fields(node: Record, given: Sequence[pa.Field[Any]], path: str, problems: list[Problem], unknown: set[str]) -> None:
     names = [column.name for column in given]
     for known in node.fields:
         below = f"{path}.{known.name}" if path else known.name
@@ -92,7 +92,7 @@ def _check_fields(node: Record, given: Sequence[pa.Field], path: str, problems: 
         unknown.add(f"{path}.?" if path else "?")
 
 
-def _check(node: Node, kind: pa.DataType, path: str, problems: list[Problem], unknown: set[str]) -> None:
+def _check(node: Node, kind: Kind, path: str, problems: list[Problem], unknown: set[str]) -> None:
     kind = _inner(kind)
     if pa.types.is_null(kind):
         return
@@ -109,7 +109,7 @@ def _check(node: Node, kind: pa.DataType, path: str, problems: list[Problem], un
         problems.append(Problem("", 0, "EV407", f"column {path} is {told}, and the event schema says {wanted}", _REMEDY))
 
 
-def _inner(kind: pa.DataType) -> pa.DataType:
+def _inner(kind: Kind) -> Kind:
     while True:
         if isinstance(kind, pa.BaseExtensionType):
             kind = kind.storage_type
@@ -119,48 +119,47 @@ def _inner(kind: pa.DataType) -> pa.DataType:
             return kind
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def _is_list(kind: Kind) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def _is_text(kind: Kind) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
-def _is_bytes(kind: pa.DataType) -> bool:
+def _is_bytes(kind: Kind) -> bool:
     types = pa.types
     return types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind) or types.is_fixed_size_binary(kind)
 
 
-def _fits(leaf: Leaf, kind: pa.DataType) -> bool:
+def _fits(leaf: Leaf, kind: Kind) -> bool:
     """Whether every value of `kind` has its equal in the leaf's type (or is refused for itself)."""
-    types, wanted = pa.types, leaf.type
+    wanted: Kind = leaf.type
+    types = pa.types
+    fits: Any = kind == wanted
     if types.is_string(wanted):
-        return _is_text(kind) or (leaf.form == "uuid" and kind == pa.binary(16))
-    if types.is_binary(wanted) or types.is_fixed_size_binary(wanted):
-        return _is_bytes(kind)
-    if types.is_integer(wanted):
-        return types.is_integer(kind) and (kind == wanted or kind.bit_width < wanted.bit_width) and kind != pa.uint64()
-    if types.is_floating(wanted):
-        exact = {16: 8, 32: 16, 64: 32}
-        if types.is_integer(kind):
-            return kind.bit_width <= exact[wanted.bit_width]
-        return types.is_floating(kind) and kind.bit_width <= wanted.bit_width
-    if types.is_decimal(wanted):
-        if not types.is_decimal(kind) or kind.bit_width > 128:
-            return False
-        return kind.scale == wanted.scale or (kind.scale < wanted.scale and kind.precision - kind.scale <= wanted.precision - wanted.scale)
-    if types.is_timestamp(wanted):
-        return types.is_timestamp(kind) and (kind.tz is None) == (wanted.tz is None)
-    if types.is_time(wanted):
-        return types.is_time(kind) and _PER_SECOND[kind.unit] <= _PER_SECOND[wanted.unit]
-    return bool(kind == wanted)
+        fits = _is_text(kind) or (leaf.form == "uuid" and kind == pa.binary(16))
+    elif types.is_binary(wanted) or types.is_fixed_size_binary(wanted):
+        fits = _is_bytes(kind)
+    elif types.is_integer(wanted):
+        fits = types.is_integer(kind) and (kind == wanted or kind.bit_width < wanted.bit_width)
+    elif types.is_floating(wanted):
+        exact = wanted.bit_width // 2 if types.is_integer(kind) else wanted.bit_width
+        fits = (types.is_integer(kind) or types.is_floating(kind)) and kind.bit_width <= exact
+    elif types.is_decimal(wanted):
+        fits = types.is_decimal(kind) and kind.bit_width <= 128 and kind.scale <= wanted.scale
+        fits = fits and (kind.scale == wanted.scale or kind.precision - kind.scale <= wanted.precision - wanted.scale)
+    elif types.is_timestamp(wanted):
+        fits = types.is_timestamp(kind) and (kind.tz is None) == (wanted.tz is None)
+    elif types.is_time(wanted):
+        fits = types.is_time(kind) and _PER_SECOND[kind.unit] <= _PER_SECOND[wanted.unit]
+    return bool(fits)
 
 
 # The columns in the shape of the schema
 
 
-def _fit(node: Node, array: Any) -> pa.Array:
+def _fit(node: Node, array: Any) -> Column:
     while True:
         if isinstance(array, pa.ExtensionArray):
             array = array.storage
@@ -186,7 +185,7 @@ def _fit(node: Node, array: Any) -> pa.Array:
     return array if fitted is items and pa.types.is_list(array.type) else _listed(pa.list_, [fitted], array)
 
 
-def _record(node: Record, columns: dict[str, pa.Array], rows: int, bits: pa.Buffer | None, nulls: int) -> pa.StructArray:
+def _record(node: Record, columns: dict[str, Column], rows: int, bits: pa.Buffer | None, nulls: int) -> Column:
     children = [
         _fit(known.node, columns[known.name]) if known.name in columns else pa.nulls(rows, _nothing(known.node)) for known in node.fields
     ]
@@ -194,21 +193,21 @@ def _record(node: Record, columns: dict[str, pa.Array], rows: int, bits: pa.Buff
     return pa.StructArray.from_buffers(kind, rows, [bits], nulls, 0, children)
 
 
-def _listed(kind: Any, children: list[pa.Array], like: Any) -> pa.Array:
+def _listed(kind: Any, children: list[Column], like: Any) -> Column:
     """A list or map of these elements, with the lengths and nulls of another."""
     offsets = np.zeros(len(like) + 1, np.int32)
     np.cumsum(list_lengths(like), out=offsets[1:])
     made = kind(*(child.type for child in children))
     inner = children[0] if len(children) == 1 else _entries(made, children)
-    return pa.Array.from_buffers(made, len(like), [validity(like), pa.py_buffer(offsets)], like.null_count, 0, [inner])
+    return pa.Array.from_buffers(made, len(like), [validity(like), buffer_of(offsets)], like.null_count, 0, [inner])
 
 
-def _entries(kind: pa.MapType, children: list[pa.Array]) -> pa.StructArray:
+def _entries(kind: Kind, children: list[Column]) -> Column:
     fields = [kind.key_field, kind.item_field]
     return pa.StructArray.from_buffers(pa.struct(fields), len(children[0]), [None], 0, 0, children)
 
 
-def _nothing(node: Node) -> pa.DataType:
+def _nothing(node: Node) -> Kind:
     """A type for a column that is null throughout."""
     if isinstance(node, Leaf):
         return node.type
@@ -222,9 +221,10 @@ def _nothing(node: Node) -> pa.DataType:
 # Values in the types of the schema
 
 
-def _read(leaf: Leaf, values: pa.Array) -> tuple[pa.Array, Sequence[tuple[str, npt.NDArray[np.bool_]]]]:
+def _read(leaf: Leaf, values: Column) -> tuple[Column, Sequence[tuple[str, npt.NDArray[np.bool_]]]]:
     """A column of a type that fits -> the leaf's type, and what is wrong in it. A `Reader` (judge.py)."""
-    kind, wanted = values.type, leaf.type
+    kind: Kind = values.type
+    wanted: Kind = leaf.type
     if kind == wanted:
         return read_typed(leaf, values)
     if pa.types.is_timestamp(wanted) and pa.types.is_timestamp(kind):
@@ -239,11 +239,13 @@ def _read(leaf: Leaf, values: pa.Array) -> tuple[pa.Array, Sequence[tuple[str, n
         return read_typed(leaf, _uuid_text(values))
     if pa.types.is_string(wanted):
         # By way of bytes, so that text which is not UTF-8 is found by the judge and not by an exception.
-        return read_typed(leaf, values.cast(pa.large_binary() if pa.types.is_large_string(kind) else pa.binary()).cast(pa.binary()).view(wanted))
+        return read_typed(
+            leaf, values.cast(pa.large_binary() if pa.types.is_large_string(kind) else pa.binary()).cast(pa.binary()).view(wanted)
+        )
     return read_typed(leaf, values.cast(wanted))
 
 
-def _timestamps(values: pa.Array, wanted: pa.DataType, problems: Problems) -> pa.Array:
+def _timestamps(values: Column, wanted: Kind, problems: Problems) -> Column:
     counts = values.cast(pa.int64())
     numbers = np.asarray((counts.fill_null(0) if counts.null_count else counts).to_numpy(zero_copy_only=False))
     factor, divisor = _PER_SECOND[wanted.unit] // _PER_SECOND[values.type.unit], _PER_SECOND[values.type.unit] // _PER_SECOND[wanted.unit]
@@ -260,10 +262,10 @@ def _timestamps(values: pa.Array, wanted: pa.DataType, problems: Problems) -> pa
     return without(read, np.asarray(values.is_null().to_numpy(zero_copy_only=False))) if values.null_count else read
 
 
-def _uuid_text(values: pa.Array) -> pa.Array:
+def _uuid_text(values: Column) -> Column:
     """Sixteen bytes -> the hyphenated text."""
     data = values.buffers()[1]
-    raw = np.frombuffer(data, np.uint8, len(values) * 16, values.offset * 16).reshape(-1, 16) if len(values) else np.zeros((0, 16), np.uint8)
+    raw = numbers_of(data, np.uint8, len(values) * 16, values.offset * 16).reshape(-1, 16) if len(values) else np.zeros((0, 16), np.uint8)
     digits = np.stack([_HEX[raw >> 4], _HEX[raw & 15]], axis=2).reshape(-1, 32)
     text = np.full((len(raw), 36), ord("-"), np.uint8)
     at = 0
@@ -271,4 +273,4 @@ def _uuid_text(values: pa.Array) -> pa.Array:
         text[:, at + number : at + number + length] = digits[:, at : at + length]
         at += length
     offsets = np.arange(0, (len(raw) + 1) * 36, 36, dtype=np.int32)
-    return pa.Array.from_buffers(pa.string(), len(raw), [validity(values), pa.py_buffer(offsets), pa.py_buffer(text)], values.null_count)
+    return pa.Array.from_buffers(pa.string(), len(raw), [validity(values), buffer_of(offsets), buffer_of(text)], values.null_count)

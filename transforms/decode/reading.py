@@ -13,6 +13,7 @@ from eventveil.schemas.events.tree import EventSchema
 from eventveil.transforms.batch import part_of
 from eventveil.transforms.decode.decoded import Decoded
 from eventveil.transforms.encode.json_events import encode_json
+from eventveil.transforms.nested import Column
 
 __all__ = ["WRITER", "Decoders", "Originals", "Reading"]
 
@@ -43,15 +44,18 @@ class Originals:
     def __init__(self, batch: pa.RecordBatch) -> None:
         names = set(batch.schema.names)
         if "value" in names and (names <= _RAW or part_of(batch) is not None or "event" in names):
-            self.name, self.column = "value", batch.column("value")
+            self.name = "value"
+            self.column: Column = batch.column("value")
         elif "row" in names and (names <= {"row", "position"} or "event" in names):
-            self.name, self.column = "row", batch.column("row")
+            self.name = "row"
+            self.column = batch.column("row")
         else:
-            self.name, self.column = "row", batch.to_struct_array()
+            self.name = "row"
+            self.column = batch.to_struct_array()
         given = "position" in names and (self.name == "value" or "row" in names)
         self.positions = batch.column("position") if given else pa.array(np.arange(batch.num_rows, dtype=np.int64))
 
-    def take(self, rows: pa.Array) -> pa.Array:
+    def take(self, rows: Column) -> Column:
         taken = self.column.take(rows)
         if self.name == "value":
             return taken
@@ -59,7 +63,7 @@ class Originals:
 
 
 class _Decoder(Protocol):
-    def decode(self, column: pa.Array, /) -> Decoded: ...
+    def decode(self, column: Column, /) -> Decoded: ...
 
 
 class Decoders:
@@ -102,5 +106,5 @@ class _Columns:
     def __init__(self, inner: Any) -> None:
         self._inner = inner
 
-    def decode(self, column: pa.Array, /) -> Decoded:
+    def decode(self, column: Column, /) -> Decoded:
         return self._inner.decode(pa.RecordBatch.from_struct_array(column))  # type: ignore[no-any-return]

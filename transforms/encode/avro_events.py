@@ -12,6 +12,7 @@ import fastavro
 import pyarrow as pa
 
 from eventveil.schemas.errors import Problem, SchemaError
+from eventveil.transforms.decode.columns import Kind
 from eventveil.transforms.encode.compact import plain
 
 __all__ = ["output_avro_schema", "write_avro"]
@@ -65,12 +66,16 @@ def _as_name(text: str) -> str:
     return cleaned if _NAME.match(cleaned) else f"_{cleaned}"
 
 
-def _record(fields: list[pa.Field], name: str, path: str, taken: set[str], problems: list[Problem]) -> dict[str, Any]:
+def _record(fields: list[pa.Field[Any]], name: str, path: str, taken: set[str], problems: list[Problem]) -> dict[str, Any]:
     found = []
     for field in fields:
         below = f"{path}.{field.name}" if path else field.name
         if not _NAME.match(field.name):
-            problems.append(Problem("", 0, "EV219", f"output name {below} is no name in Avro", "rename it: letters, digits and underscores, no digit first"))
+            problems.append(
+                Problem(
+                    "", 0, "EV219", f"output name {below} is no name in Avro", "rename it: letters, digits and underscores, no digit first"
+                )
+            )
         entry: dict[str, Any] = {"name": field.name, "type": _type(field.type, f"{name}_{_as_name(field.name)}", below, taken, problems)}
         if field.nullable:
             entry |= {"type": ["null", entry["type"]], "default": None}
@@ -88,7 +93,7 @@ def _unique(name: str, taken: set[str]) -> str:
     return found
 
 
-def _type(kind: pa.DataType, name: str, path: str, taken: set[str], problems: list[Problem]) -> Any:
+def _type(kind: Kind, name: str, path: str, taken: set[str], problems: list[Problem]) -> Any:
     types = pa.types
     if types.is_dictionary(kind):
         return _type(kind.value_type, name, path, taken, problems)
@@ -134,7 +139,7 @@ def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     return rows
 
 
-def _in_avro_units(kind: pa.DataType) -> pa.DataType:
+def _in_avro_units(kind: Kind) -> Kind:
     if pa.types.is_timestamp(kind) and kind.unit == "s":
         return pa.timestamp("ms", kind.tz)
     if pa.types.is_time32(kind):
@@ -144,13 +149,13 @@ def _in_avro_units(kind: pa.DataType) -> pa.DataType:
     return pa.date32() if pa.types.is_date(kind) else _nested(kind, _in_avro_units)
 
 
-def _as_counts(kind: pa.DataType) -> pa.DataType:
+def _as_counts(kind: Kind) -> Kind:
     if pa.types.is_timestamp(kind) or pa.types.is_time64(kind):
         return pa.int64()
     return pa.int32() if pa.types.is_date(kind) or pa.types.is_time32(kind) else _nested(kind, _as_counts)
 
 
-def _nested(kind: pa.DataType, inner: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+def _nested(kind: Kind, inner: Callable[[Kind], pa.DataType]) -> Kind:
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(inner(field.type)) for field in kind])
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):

@@ -19,12 +19,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eventveil.transforms.decode.columns import list_lengths
+from eventveil.transforms.decode.columns import Column, buffer_of, list_lengths, numbers_of
 from eventveil.transforms.encode.compact import plain
 
 __all__ = ["encode_json", "output_json_schema"]
 
-_Parts: TypeAlias = "list[str | pa.Array]"
+_pc: Any = pc  # the stubs know no calls with an array and a scalar
+
+_Parts: TypeAlias = "list[str | Column]"
 _MOST_BYTES = 2**31 - 1
 _ESCAPES = {0x08: "\\b", 0x09: "\\t", 0x0A: "\\n", 0x0C: "\\f", 0x0D: "\\r"}
 _BASE64 = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", np.uint8)
@@ -39,12 +41,14 @@ def encode_json(batch: pa.RecordBatch) -> pa.BinaryArray | pa.LargeBinaryArray:
     if batch.num_rows > 1 and _bound(columns, batch.schema.names) + 3 * batch.num_rows > _MOST_BYTES:
         half = batch.num_rows // 2
         halves = (encode_json(batch.slice(0, half)), encode_json(batch.slice(half)))
-        return pa.concat_arrays([part.cast(pa.large_binary()) for part in halves])
-    parts = _object(columns, batch.schema.names)
-    return _join([*parts, "\n"], batch.num_rows).cast(pa.binary())
+        whole: Column = pa.concat_arrays([part.cast(pa.large_binary()) for part in halves])
+    else:
+        whole = _join([*_object(columns, batch.schema.names), "\n"], batch.num_rows).cast(pa.binary())
+    result: pa.BinaryArray | pa.LargeBinaryArray = whole
+    return result
 
 
-def _parts(array: pa.Array) -> _Parts:
+def _parts(array: Column) -> _Parts:
     """What stands for each value, as pieces to be joined: constants and columns of text without nulls."""
     array = plain(array)
     kind = array.type
@@ -64,72 +68,73 @@ def _parts(array: pa.Array) -> _Parts:
         parts = [(array.cast(pa.int64()) if pa.types.is_duration(kind) else array).cast(pa.string())]
     if not array.null_count:
         return parts
-    return [pc.if_else(pc.is_valid(array), _join(parts, len(array)), "null")]
+    return [_pc.if_else(_pc.is_valid(array), _join(parts, len(array)), "null")]
 
 
-def _join(parts: Sequence[str | pa.Array], rows: int) -> pa.Array:
+def _join(parts: Sequence[str | Column], rows: int) -> Column:
     """The pieces of each value, one after the other."""
     if all(isinstance(part, str) for part in parts):
         return pa.repeat(pa.scalar("".join(str(part) for part in parts)), rows)
-    merged: list[str | pa.Array] = []
+    merged: list[str | Column] = []
     for part in parts:
         if isinstance(part, str) and merged and isinstance(merged[-1], str):
             merged[-1] += part
         else:
             merged.append(part)
-    return merged[0] if len(merged) == 1 else pc.binary_join_element_wise(*merged, "")
+    return merged[0] if len(merged) == 1 else _pc.binary_join_element_wise(*merged, "")
 
 
-def _object(columns: Sequence[pa.Array], names: Sequence[str]) -> _Parts:
+def _object(columns: Sequence[Column], names: Sequence[str]) -> _Parts:
     parts: _Parts = ["{"]
     for number, (name, column) in enumerate(zip(names, columns, strict=True)):
         parts += [("," if number else "") + json.dumps(name, ensure_ascii=False) + ":", *_parts(column)]
     return [*parts, "}"]
 
 
-def _items(array: Any) -> pa.Array:
+def _items(array: Any) -> Column:
     """The elements of each list, joined by commas; empty for a null list."""
     items = array.flatten()
-    offsets = np.zeros(len(array) + 1, np.int32)
-    np.cumsum(list_lengths(array), out=offsets[1:])
-    return pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), _join(_parts(items), len(items))), ",")
+    sums = np.zeros(len(array) + 1, np.int32)
+    np.cumsum(list_lengths(array), out=sums[1:])
+    offsets: Column = pa.array(sums)
+    return _pc.binary_join(pa.ListArray.from_arrays(offsets, _join(_parts(items), len(items))), ",")
 
 
-def _slice_of(array: pa.Array) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
+def _slice_of(array: Column) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
     """Offsets and bytes of a string or binary column: those of its own rows."""
     _, offsets, data = array.buffers()
     if offsets is None or not offsets.size:
         return np.zeros(len(array) + 1, np.int32), np.zeros(0, np.uint8)
-    found = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1]
-    content = np.zeros(0, np.uint8) if data is None else np.frombuffer(data, np.uint8)[found[0] : found[-1]]
+    found = numbers_of(offsets, np.int32)[array.offset : array.offset + len(array) + 1]
+    content = np.zeros(0, np.uint8) if data is None else numbers_of(data, np.uint8)[found[0] : found[-1]]
     return found - found[0], content
 
 
-def _escaped(array: pa.Array) -> pa.Array:
+def _escaped(array: Column) -> Column:
     _, data = _slice_of(array)
     if not len(data):
         return array
     controls = data < 0x20
     has_controls = bool(controls.any())
     if (data == 0x5C).any():
-        array = pc.replace_substring(array, "\\", "\\\\")
+        array = _pc.replace_substring(array, "\\", "\\\\")
     if (data == 0x22).any():
-        array = pc.replace_substring(array, '"', '\\"')
+        array = _pc.replace_substring(array, '"', '\\"')
     if has_controls:
         for code in np.unique(data[controls]).tolist():
-            array = pc.replace_substring(array, chr(code), _ESCAPES.get(code, f"\\u{code:04x}"))
+            array = _pc.replace_substring(array, chr(code), _ESCAPES.get(code, f"\\u{code:04x}"))
     return array
 
 
-def _floats(array: pa.Array) -> pa.Array:
-    finite = pc.is_finite(array)
+def _floats(array: Column) -> Column:
+    finite = _pc.is_finite(array)
     text = array.cast(pa.string())
-    if not array.null_count and pc.all(finite).as_py() is not False:
+    if not array.null_count and _pc.all(finite).as_py() is not False:
         return text
-    return pc.if_else(finite.fill_null(False), text, "null")
+    return _pc.if_else(finite.fill_null(False), text, "null")
 
 
-def _time(array: pa.Array) -> pa.Array:
+def _time(array: Column) -> Column:
     """Dates, times of day and timestamps as ISO 8601; a fraction only where it is not zero."""
     kind = array.type
     if pa.types.is_date32(kind):
@@ -144,15 +149,15 @@ def _time(array: pa.Array) -> pa.Array:
     if text is None:
         text = array.cast(pa.string())
         if kind.unit != "s":
-            text = pc.replace_substring_regex(text, r"\.0+$", "")
+            text = _pc.replace_substring_regex(text, r"\.0+$", "")
     if pa.types.is_timestamp(kind):
-        lengths = pc.min_max(pc.binary_length(text))
-        ordinary = lengths["min"].as_py() is None or lengths["min"].as_py() >= 19 and lengths["max"].as_py() <= 29
-        text = pc.utf8_replace_slice(text, 10, 11, "T") if ordinary else pc.replace_substring(text, " ", "T", max_replacements=1)
-    return pc.binary_join_element_wise(text, mark, "") if mark else text
+        lengths = _pc.min_max(_pc.binary_length(text))
+        ordinary = lengths["min"].as_py() is None or (lengths["min"].as_py() >= 19 and lengths["max"].as_py() <= 29)
+        text = _pc.utf8_replace_slice(text, 10, 11, "T") if ordinary else _pc.replace_substring(text, " ", "T", max_replacements=1)
+    return _pc.binary_join_element_wise(text, mark, "") if mark else text
 
 
-def _whole_seconds(array: pa.Array) -> pa.Array | None:
+def _whole_seconds(array: Column) -> Column | None:
     """Text of times that all fall on whole seconds: a cast to seconds is cheaper than cutting fractions off; None if they do not."""
     kind = array.type
     if not pa.types.is_timestamp(kind) or kind.unit == "s":
@@ -163,11 +168,11 @@ def _whole_seconds(array: pa.Array) -> pa.Array | None:
     seconds, rest = np.divmod(numbers, per_second)
     if rest.any():
         return None
-    mask = np.asarray(pc.is_null(array).to_numpy(zero_copy_only=False)) if array.null_count else None
+    mask = np.asarray(_pc.is_null(array).to_numpy(zero_copy_only=False)) if array.null_count else None
     return pa.array(seconds, pa.int64(), mask=mask).cast(pa.timestamp("s")).cast(pa.string())
 
 
-def _base64(array: pa.Array) -> pa.Array:
+def _base64(array: Column) -> Column:
     """RFC 4648 base64 with padding of a whole column."""
     if array.null_count:
         array = array.fill_null(b"")
@@ -191,15 +196,15 @@ def _base64(array: pa.Array) -> pa.Array:
     text[last[(lengths % 3 != 0)], 3] = 0x3D
     starts = np.zeros(len(lengths) + 1, np.int32)
     starts[1:] = ends * 4
-    return pa.StringArray.from_buffers(len(lengths), pa.py_buffer(starts), pa.py_buffer(text))
+    return pa.StringArray.from_buffers(len(lengths), buffer_of(starts), buffer_of(text))
 
 
-def _bound(columns: Sequence[pa.Array], names: Sequence[str]) -> int:
+def _bound(columns: Sequence[Column], names: Sequence[str]) -> int:
     """No more bytes than this are written for these columns as an object."""
     return sum(_bound_of(column) + len(column) * (6 * len(name.encode()) + 6) for name, column in zip(names, columns, strict=True))
 
 
-def _bound_of(array: pa.Array) -> int:
+def _bound_of(array: Column) -> int:
     array = plain(array)
     kind = array.type
     if pa.types.is_struct(kind):
@@ -222,7 +227,7 @@ def output_json_schema(schema: pa.Schema, name: str) -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": name, **_object_schema(list(schema))}
 
 
-def _object_schema(fields: Sequence[pa.Field]) -> dict[str, Any]:
+def _object_schema(fields: Sequence[pa.Field[Any]]) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": {field.name: _value_schema(field) for field in fields},
@@ -246,7 +251,7 @@ _SCALARS: tuple[tuple[Callable[[Any], bool], dict[str, Any]], ...] = (
 )
 
 
-def _value_schema(field: pa.Field) -> dict[str, Any]:
+def _value_schema(field: pa.Field[Any]) -> dict[str, Any]:
     kind = field.type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type

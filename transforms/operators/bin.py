@@ -114,8 +114,8 @@ class Bin(Placing):
         assert self.edges is not None
         labels = self.labels or [f"[{plain(a)},{plain(b)})" for a, b in zip(self.edges, self.edges[1:])]
         if pa.types.is_floating(given):
+            # What is not a number sorts behind the last edge.
             number = np.searchsorted(np.array([float(edge) for edge in self.edges]), column.astype(np.float64), side="right") - 1
-            number[np.isnan(column)] = -1
         else:
             # A whole number is not below an edge if it is not below the next whole number.
             edges = [ceil(in_units(edge, given)) for edge in self.edges]

@@ -45,6 +45,10 @@ class Bounds(BaseModel):
         return self
 
 
+# e^20 is half a billion: a likelihood ratio that any two values may reach is no promise.
+_MEANINGLESS = 20
+
+
 @operator("noise")
 class Noise(Drawn):
     """Round a number to a public grid and add keyed discrete noise, in whole steps of that grid.
@@ -156,7 +160,10 @@ class Noise(Drawn):
                 and spent != self.epsilon
                 and f"; {plain(self.epsilon)} was asked for, the rest is lost to the grid"
             )
-            said.append(f"spends epsilon {plain(spent)} and delta {self.true_delta(setting.given):.2g} with every draw{asked or ''}")
+            if spent > _MEANINGLESS:
+                said.append(f"spends epsilon {plain(spent)} with every draw, which guarantees nothing: values are blurred, not hidden")
+            else:
+                said.append(f"spends epsilon {plain(spent)} and delta {self.true_delta(setting.given):.2g} with every draw{asked or ''}")
         elif self.clamp_input is None or self.clamp_input.min is None or self.clamp_input.max is None:
             said.append("the input has no clamp on both sides: a value far from all others is still recognised; say clamp_input")
         else:

@@ -27,7 +27,12 @@ EVENTS = [b'{"email":"canary@example.org"}\n', b"\xff\x00 not even text", b""]
 def letters_of(events: list[bytes], origin: str = "in/a.jsonl") -> list[bytes]:
     rows = len(events)
     batch = refused_batch(
-        ["EV501"] * rows, [""] * rows, [""] * rows, pa.array(range(rows), pa.int64()), pa.nulls(rows, pa.int64()), pa.array(events, pa.binary())
+        ["EV501"] * rows,
+        [""] * rows,
+        [""] * rows,
+        pa.array(range(rows), pa.int64()),
+        pa.nulls(rows, pa.int64()),
+        pa.array(events, pa.binary()),
     )
     letters = Sealer(KEY, CustodianKey.of(PRIVATE)).seal(batch, origin=origin, policy="orders", digest="d1")
     return list(letters.column("letter").to_pylist())
@@ -212,7 +217,9 @@ class TestDamage:
         with pytest.raises(KeyringError, match=r"letters-00ff.jsonl:1: EV307 the letter is damaged"):
             open_letter(letter, PRIVATE, KEY)
 
-    @pytest.mark.parametrize("line", [b"\n", b"{\n", b"\xff\xfe\n", b"[" * 100_000 + b"\n", b'{"header":'], ids=["blank", "open", "no text", "deep", "cut"])
+    @pytest.mark.parametrize(
+        "line", [b"\n", b"{\n", b"\xff\xfe\n", b"[" * 100_000 + b"\n", b'{"header":'], ids=["blank", "open", "no text", "deep", "cut"]
+    )
     def test_whatever_stands_there(self, folder: Path, line: bytes) -> None:
         with open(folder / "letters-00ff.jsonl", "ab") as file:
             file.write(line)

@@ -87,7 +87,7 @@ class TestWhatIsRefused:
     def test_two_formats_at_once(self, tree: Path) -> None:
         (tree / "x.avro").write_bytes(b"Obj\x01")
 
-        with pytest.raises(StorageError, match="EV406 'x.avro' and 'other.jsonl' have different formats"):
+        with pytest.raises(StorageError, match=r"EV406 'x\.avro' and 'other\.jsonl' have different formats"):
             listed("other.jsonl", "x.avro")
 
     @pytest.mark.parametrize("name", ["x.avro.gz", "x.parquet.zst"])

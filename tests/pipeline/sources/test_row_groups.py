@@ -13,7 +13,10 @@ from eventveil.pipeline.sources.files import list_ranges, read_range
 from eventveil.schemas.errors import StorageError
 from eventveil.transforms.batch import part_of
 
-ROWS = [{"id": f"order {number}", "lines": [{"sku": "s", "q": number}] * (number % 3), "note": None if number % 5 else "x"} for number in range(400)]
+ROWS = [
+    {"id": f"order {number}", "lines": [{"sku": "s", "q": number}] * (number % 3), "note": None if number % 5 else "x"}
+    for number in range(400)
+]
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),

@@ -74,11 +74,12 @@ def event(chance: random.Random, schema: EventSchema) -> dict[str, Any]:
 
 
 PIECES = [
-    b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b"\n", b"\r", b"\t", b" ", b"\x00", b"\x01", b"\xff", b"\xc3", b"\xef\xbb\xbf",
-    b"null", b"true", b"NaN", b"-Infinity", b"Inf", b"1e999", b"-0", b"01", b"1.", b"1.0", b"99999999999999999999", b"2147483648", b"1e-400",
-    b"1e-9999999", b'"1e-9999999"', b'"1\\u0065-9999999"', b"3e38", b"4e38", b"12345678.90", b"1.234", b'"\\ud800"', b'"\\udc00"', b'"\\ud83d\\ude00"',
-    b'"\\u0000"', b'"id":1,', b'"id":"x",', b'"zip":"z",', b'{"a":1,"a":2}', b'"new"', b"{}", b"[]", b"[" * 50 + b"]" * 50, b'"2014-13-01"', b"e", b"\\u00e9",
-]  # fmt: skip
+    *(bytes([byte]) for byte in b'{}[],:"\\\n\r\t \x00\x01\xff\xc3e'),
+    *(b"\xef\xbb\xbf", b"null", b"true", b"NaN", b"-Infinity", b"Inf", b"1e999", b"-0", b"01", b"1.", b"1.0", b"1e-400", b"3e38", b"4e38"),
+    *(b"2147483648", b"99999999999999999999", b"12345678.90", b"1.234", b"1e-9999999", b'"1e-9999999"', b'"1\\u0065-9999999"'),
+    *(b'"\\ud800"', b'"\\udc00"', b'"\\ud83d\\ude00"', b'"\\u0000"', b"\\u00e9", b'"2014-13-01"'),
+    *(b'"id":1,', b'"id":"x",', b'"zip":"z",', b'{"a":1,"a":2}', b'"new"', b"{}", b"[]", b"[" * 50 + b"]" * 50),
+]
 
 
 def mutated(chance: random.Random, text: bytes) -> bytes:
@@ -124,14 +125,10 @@ def told(decoded: Decoded, rows: int) -> list[Any]:
     return found
 
 
-def drift_of(decoded: Decoded) -> dict[str, int]:
-    return decoded.drift
-
-
 @SCHEMAS
 class TestEveryMutation:
     def test_has_one_verdict_alone_and_in_any_batch(self, schema: EventSchema) -> None:
-        texts = events(1, 2500, schema)
+        texts = events(1, 2500 if schema is PLAIN else 1000, schema)
         decoder = JsonDecoder(schema)
         alone, drift = [], dict[str, int]()
         for text in texts:
@@ -143,8 +140,11 @@ class TestEveryMutation:
         together = decoder.decode(pa.array(texts, pa.binary()))
         assert alone == told(together, len(texts))
         assert drift == together.drift
-        for size in (2, 3, 17, 250):
-            split = [told(decoder.decode(pa.array(texts[at : at + size], pa.large_binary())), len(texts[at : at + size])) for at in range(0, len(texts), size)]
+        for size in (7, 250):
+            split = [
+                told(decoder.decode(pa.array(texts[at : at + size], pa.large_binary())), len(texts[at : at + size]))
+                for at in range(0, len(texts), size)
+            ]
             assert alone == [value for part in split for value in part]
         accepted = [text for text, value in zip(texts, alone, strict=True) if not isinstance(value, tuple)]
         assert 0.2 < len(accepted) / len(texts) < 0.8
@@ -152,7 +152,7 @@ class TestEveryMutation:
         assert again.rows is None and [value for value in alone if not isinstance(value, tuple)] == again.events.to_pylist()
 
     def test_has_one_verdict_whatever_is_used(self, schema: EventSchema) -> None:
-        texts = events(2, 1000, schema)
+        texts = events(2, 400, schema)
         values = pa.array(texts, pa.binary())
         everything = JsonDecoder(schema).decode(values)
         for used in ({"id"}, {"lines[].price", "shipping.tags[]"}, {"props{a}", "groups[]{x}.sum", "at"}, set[str]()):
@@ -163,10 +163,13 @@ class TestEveryMutation:
             assert everything.drift == some.drift
 
     def test_refusing_unknown_fields_refuses_what_drifts(self, schema: EventSchema) -> None:
-        texts = events(3, 600, schema)
+        texts = events(3, 400, schema)
         values = pa.array(texts, pa.binary())
         dropped, refused = JsonDecoder(schema).decode(values), JsonDecoder(schema, None, "refuse").decode(values)
-        more = {row: (code, path) for row, code, path in zip(refused.refused_rows.tolist(), refused.refused_codes, refused.refused_paths, strict=True)}
+        more = {
+            row: (code, path)
+            for row, code, path in zip(refused.refused_rows.tolist(), refused.refused_codes, refused.refused_paths, strict=True)
+        }
         for row, code, path in zip(dropped.refused_rows.tolist(), dropped.refused_codes, dropped.refused_paths, strict=True):
             assert (code, path) == more.pop(row)
 
@@ -176,32 +179,65 @@ class TestEveryMutation:
 
     def test_what_the_scan_is_certain_of_is_refused(self, schema: EventSchema) -> None:
         decoder, scanner = JsonDecoder(schema), Scanner(schema.root)
-        bulk = decoder.decode(pa.array(events(4, 3000, schema), pa.binary()))
+        bulk = decoder.decode(pa.array(events(4, 1500, schema), pa.binary()))
         refused = set(bulk.refused_rows.tolist())
-        for row, text in enumerate(events(4, 3000, schema)):
+        for row, text in enumerate(events(4, 1500, schema)):
             stripped = text.strip(b" \t\r\n")
             if scanner.scan(stripped).problem is not None:
                 assert row in refused, row
 
 
 class TestNeighbours:
+    GOOD = b'{"id":"a","lines":[]}'
     HOSTILE = [
-        b'{"id":"a","lines":[]}', b'{"id":"a","lines":[],"new":1}', b"null", b"", b"{}", b"{", b"}", b'{"id":"a","lines":[]', b',"id":"b","lines":[]}',
-        b'{"id":"}', b'{","id":"x","lines":[]}', b'{"id":"a","lines":[]}{"id":"b","lines":[]}', b'{"id":"a","lines":[]}\x00}', b'{"id":{}', b'{"lines":[{}',
-        b'{"id":"a","lines":[{"id":"x","quantity":1}', b'{"id":"a","lines":[]}}', b"[]", b'"{}"', b'\xef\xbb\xbf{"id":"a","lines":[]}', b'{"id":"a","id":"b","lines":[]}',
-        b'{"id":"a","lines":[],"ratio":NaN}', b'{"id":"a","lines":[],"new":NaN}', b'{"id":"\xff","lines":[]}', b'{"id":"a","lines":[],"new":"\xff"}', b'{"id":"a\\',
-        b'{"id":"a","lines":[],"total":"1e-99999999"}', b'{"id":"a","lines":[],"total":1e-60}', b'{"id":"a","lines":[]} {}', b'{"id":"a\nb","lines":[]}', b'{"id":"a",\n"lines":[]}',
-        b'{"id":"a","lines":[],"new":' + b"[" * 9999 + b"]" * 9999 + b"}",
-    ]  # fmt: skip
+        GOOD,
+        *(
+            b"null",
+            b"",
+            b"{}",
+            b"{",
+            b"}",
+            b"[]",
+            b'"{}"',
+            GOOD[:-1],
+            GOOD + b"}",
+            GOOD + GOOD,
+            GOOD + b" {}",
+            GOOD + b"\x00}",
+            b"\xef\xbb\xbf" + GOOD,
+        ),
+        *(
+            b',"id":"b","lines":[]}',
+            b'{"id":"}',
+            b'{","id":"x","lines":[]}',
+            b'{"id":{}',
+            b'{"lines":[{}',
+            b'{"id":"a\\',
+            b'{"id":"a\nb","lines":[]}',
+        ),
+        *(
+            b'{"id":"a","lines":[{"id":"x","quantity":1}',
+            b'{"id":"a",\n"lines":[]}',
+            b'{"id":"a","id":"b","lines":[]}',
+            b'{"id":"\xff","lines":[]}',
+        ),
+        *(
+            GOOD[:-1] + more + b"}"
+            for more in (b',"new":1', b',"ratio":NaN', b',"new":NaN', b',"new":"\xff"', b',"total":1e-60', b',"total":"1e-99999999"')
+        ),
+        GOOD[:-1] + b',"new":' + b"[" * 9999 + b"]" * 9999 + b"}",
+    ]
 
-    @SCHEMAS
-    @pytest.mark.parametrize("ends", [b"", b"\n", b"\r\n"], ids=["bare", "lf", "crlf"])
+    @pytest.mark.parametrize(("schema", "ends"), [(PLAIN, b"\n"), (PLAIN, b""), (MAPS, b"\r\n")], ids=["lf", "bare", "maps-crlf"])
     def test_every_ordered_pair_keeps_both_verdicts_and_values(self, schema: EventSchema, ends: bytes) -> None:
         decoder = JsonDecoder(schema)
         alone = [told(decoder.decode(pa.array([text + ends], pa.binary())), 1)[0] for text in self.HOSTILE]
         for first, one in zip(self.HOSTILE, alone, strict=True):
             for second, other in zip(self.HOSTILE, alone, strict=True):
-                assert [one, other] == told(decoder.decode(pa.array([first + ends, second + ends], pa.binary())), 2), (first[:60], second[:60])
+                assert [one, other] == told(decoder.decode(pa.array([first + ends, second + ends], pa.binary())), 2), (
+                    first[:60],
+                    second[:60],
+                )
 
     def test_values_that_are_slices_of_one_buffer_are_read_as_they_lie(self) -> None:
         whole = pa.array([b"xx", *(text + b"\n" for text in self.HOSTILE), b"{}"], pa.binary())

@@ -50,6 +50,11 @@ class TestEdges:
         assert done.values[:2] == [{"other": "other"}.get(otherwise)] * 2
         assert done.counts == {"otherwise": 2}
 
+    def test_null_lies_in_no_bin_and_is_not_misplaced(self, treat: Treat) -> None:
+        done = treat("bin", {"edges": [18, 65], "otherwise": "other"}, [None, 17], pa.int64())
+
+        assert (done.values, done.counts) == ([None, "other"], {"otherwise": 1})
+
     def test_what_is_not_a_number_lies_in_no_bin(self, treat: Treat) -> None:
         done = treat("bin", {"edges": [-1e308, 1e308]}, [float("nan"), float("inf"), -float("inf"), -0.0], pa.float64())
 
@@ -102,6 +107,11 @@ class TestWidth:
             "[-0.25,0)",
         ]
         assert treat("bin", {"width": 0.1}, [0.3, 0.7, 0.29999999999999993], pa.float64()).values == ["[0.3,0.4)", "[0.7,0.8)", "[0.2,0.3)"]
+
+    def test_beside_an_edge_that_division_misses(self, treat: Treat) -> None:
+        done = treat("bin", {"width": 0.01}, [0.29, 0.57, np.nextafter(0.05, 0)], pa.float64())
+
+        assert done.values == ["[0.29,0.3)", "[0.57,0.58)", "[0.04,0.05)"]
 
     def test_at_the_ends_of_the_type(self, treat: Treat) -> None:
         done = treat("bin", {"width": 10}, [2**63 - 1, -(2**63)], pa.int64())

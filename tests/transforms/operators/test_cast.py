@@ -289,6 +289,11 @@ class TestNumbers:
         assert cast(treat, "decimal128(38, 9)", [1e22, 0.1], pa.float64()) == [Decimal(10**22), Decimal("0.1")]
         assert cast(treat, "decimal128(9, 2)", [0.1], pa.float32()) == [Decimal("0.1")]
 
+    def test_more_digits_than_a_float_has(self, treat: Treat) -> None:
+        many = [Decimal("-12345678901234567.89"), Decimal("12345678901234567.89"), Decimal("-9007199254740992.00"), Decimal("-0.07")]
+
+        assert cast(treat, "float64", many, pa.decimal128(20, 2)) == ["lost", "lost", -9007199254740992.0, -0.07]
+
     def test_what_is_already_of_the_type(self, treat: Treat) -> None:
         assert cast(treat, "int64", [1, None]) == [1, None]
         assert treat("cast", {"to": "timestamp[us]"}, [datetime(2014, 9, 4)], pa.timestamp("us")).type == pa.timestamp("us")
