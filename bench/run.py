@@ -45,7 +45,10 @@ def script(name: str, *arguments: object, core: int) -> Cost:
 def process(command: list[str], cores: set[int]) -> Cost:
     """CPU, wall time and peak memory of a process, start-up included."""
     began = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, preexec_fn=lambda: os.sched_setaffinity(0, cores))
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)  # a child inherits it
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    os.sched_setaffinity(0, own)
     _, status, used = os.wait4(child.pid, 0)
     if status:
         raise SystemExit(f"{' '.join(command)} failed with status {status}")
@@ -129,7 +132,8 @@ def main() -> None:
                 found[name] = [job(source, cores=both, workers=workers, key=key) for _ in range(options.rounds)]
     rows = {name: least(costs) for name, costs in found.items()}
     size = source.stat().st_size
-    print(f"{options.events:,} orders of {size / options.events:.0f} bytes, 200,000 e-mails, 10,000 products, 2.5 products an order; Python {sys.version.split()[0]}")
+    what = "200,000 e-mails, 10,000 products, 2.5 products an order"
+    print(f"{options.events:,} orders of {size / options.events:.0f} bytes, {what}; Python {sys.version.split()[0]}")
     show(rows, options.events, "limit: decode alone")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")

@@ -23,7 +23,8 @@ __all__ = ["Form", "Later", "Name", "Text", "Zone", "empties", "explain", "form_
 class Form(BaseModel):
     """Base of every mapping of a document: nothing unknown, nothing converted."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    # Built when first used: a check of a policy never builds the grammar of jobs, nor a part by itself.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
 def _check_name(text: str) -> str:

@@ -404,7 +404,7 @@ def _ends_with(keys: Duration, release: Duration) -> bool:
         if release.months is not None:
             return keys.months % release.months == 0
         # a month begins on any day, so only what fits into each day ends with it
-        return release.unit != "w" and day % (release.fixed_us or 0) == 0
+        return day % (release.fixed_us or 0) == 0
     if keys.fixed_us is None or release.fixed_us is None:
         return False
     # weeks are counted from Monday 1970-01-05, all else from 1970-01-01
@@ -418,10 +418,10 @@ _RULES: dict[str, Any] = {"type": "object", "minProperties": 1, "additionalPrope
 class PolicyForm(Form):
     policy: Name = Field(description="the name of the policy")
     version: int = Field(ge=1, description="counts the changes of the policy")
-    for_: RecipientDoc = Field(default=RecipientDoc(), alias="for", description="recipient, purpose and what else the register asks for")
+    for_: RecipientDoc = Field(default_factory=RecipientDoc, alias="for", description="recipient, purpose and what the register asks for")
     schema_: Text = Field(alias="schema", description="the file of the event schema, relative to the policy")
     domain: Name = Field(description="the recipients within which equal identifiers may be recognised")
-    event: EventForm = Field(default=EventForm(), description="what an event says about itself")
+    event: EventForm = Field(default_factory=EventForm, description="what an event says about itself")
     window: (
         Annotated[
             Annotated[Duration, Tag("<text>")] | Annotated[WindowForm, Tag("<mapping>")],

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
+from typing import Any
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -60,10 +61,10 @@ class Zone:
         index = np.searchsorted(self.local, folded, side="right")
         micros = folded - self.offsets[index]
         change = np.append(self.at, np.iinfo(np.int64).max)[index]
-        skipped = micros >= change
+        skipped: Mask = np.asarray(micros >= change)
         return np.where(skipped, change, micros) + periods, skipped
 
-    def _offsets_at(self, times: Int64s, changes: Int64s) -> Int64s | np.int64:
+    def _offsets_at(self, times: Int64s, changes: Int64s) -> Any:
         if not len(times) or not len(changes):
             return self.offsets[0]
         folded, _ = self._fold(times)

@@ -59,7 +59,7 @@ class Operator(BaseModel):
         covers: whether it says what happens to the value; false for what only prepares it (cast, parse, normalize).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True, defer_build=True)
 
     name: ClassVar[str] = ""
     short: ClassVar[str | None] = None
@@ -150,7 +150,7 @@ class GroupOperator(Operator):
 class Shape(BaseModel):
     """drop, rename, move, into, release: what shapes the event, handled by compile; no kernel."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True, defer_build=True)
 
     name: ClassVar[str] = ""
     short: ClassVar[str | None] = None

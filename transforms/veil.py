@@ -307,7 +307,7 @@ class Veil:
             plain = pa.RecordBatch.from_arrays(arrays, schema=plan.output_schema)
             order = _fixed(macs("blake2b", [self._order], None, encode_json(plain).cast(pa.binary()), 16))
         arrays.append(order)
-        if plan.release_window is not None:
+        if batch.window_start is not None:
             arrays.append(pa.array(batch.window_start))
         veiled = pa.RecordBatch.from_arrays(arrays, schema=plan.veiled_schema)
         refused = np.flatnonzero(refusals.reason >= 0).astype(np.int64)

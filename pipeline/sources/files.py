@@ -88,7 +88,8 @@ def read_range(
         StorageError: EV402 the file cannot be read or was changed since it was listed, EV403 it is damaged, EV407 an Avro file's
             schema cannot be walked safely. A part that ends in damage never yields its last batch.
     """
-    return mark_parts(piece.path, _pieces(piece, batch_bytes, part_bytes, max_event_bytes))
+    # The absolute path: the same file named in another way must not become another part beside the first.
+    return mark_parts(os.path.abspath(piece.path), _pieces(piece, batch_bytes, part_bytes, max_event_bytes))
 
 
 def _pieces(piece: Range, batch_bytes: int, part_bytes: int, max_event_bytes: int) -> Iterator[tuple[int, pa.RecordBatch]]:

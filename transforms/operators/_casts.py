@@ -246,7 +246,8 @@ def _decimal_from_float(values: Any, wanted: Any, _: str) -> tuple[Any, Mask]:
 
 def _decimal_from_text(values: Any, wanted: Any, _: str) -> tuple[Any, Mask]:
     found = _pc.extract_regex(values, pattern=_PLAIN_NUMBER)
-    made, too_long = read_decimals(*found.flatten(), wanted)
+    sign, whole, fraction = found.flatten()
+    made, too_long = read_decimals(sign, whole, fraction, wanted)
     return made, _mask(_pc.or_(_pc.and_(found.is_null(), values.is_valid()), too_long))
 
 

@@ -137,8 +137,9 @@ def from_words(found: Int64s, wanted: pa.DataType, nulls: Mask | None) -> pa.Arr
     """Decimals of type `wanted` from (n, k) words, or from (n,) whole numbers of 64 bits."""
     if found.ndim == 1:
         found = np.stack([found, *[found >> 63] * (wanted.bit_width // 64 - 1)], axis=1)
-    validity = None if nulls is None else pa.py_buffer(np.packbits(~nulls, bitorder="little"))
-    made: pa.Array[Any] = pa.Array.from_buffers(wanted, len(found), [validity, pa.py_buffer(np.ascontiguousarray(found))])
+    bits: Any = None if nulls is None else np.packbits(~nulls, bitorder="little")
+    words: Any = np.ascontiguousarray(found)
+    made: pa.Array[Any] = pa.Array.from_buffers(wanted, len(found), [None if bits is None else pa.py_buffer(bits), pa.py_buffer(words)])
     return made
 
 

@@ -277,6 +277,10 @@ class TestWhatIsNoSchema:
                 record({"type": "fixed", "name": "F", "size": 4, "logicalType": "decimal", "precision": 10}),
                 "field a: 10 digits do not fit into 4 bytes",
             ),
+            (
+                record({"type": "fixed", "name": "F", "size": 8, "logicalType": "decimal", "precision": 19}),
+                "field a: 19 digits do not fit into 8 bytes",
+            ),
             (record(record("int", name="R"), record("int", name="R")), "field b: the type R is defined twice"),
             (record(record("int", name="Event")), "field a: the type Event is defined twice"),
             ({"type": "record", "name": "E", "fields": ["a"]}, "a field must be an object, not text"),
@@ -353,7 +357,7 @@ class TestCanonical:
         found = parse_avro(schema, "e.avsc")
 
         assert found == parse_avro(json.loads(found.canonical), "e.avsc")
-        assert "n.Event" == fastavro.parse_schema(json.loads(found.canonical))["name"]  # type: ignore[index]
+        assert "n.Event" == fastavro.parse_schema(json.loads(found.canonical))["name"]  # type: ignore[call-overload]
 
 
 class TestFiles:

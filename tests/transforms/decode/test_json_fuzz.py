@@ -187,64 +187,65 @@ class TestEveryMutation:
                 assert row in refused, row
 
 
-class TestNeighbours:
-    GOOD = b'{"id":"a","lines":[]}'
-    HOSTILE = [
-        GOOD,
-        *(
-            b"null",
-            b"",
-            b"{}",
-            b"{",
-            b"}",
-            b"[]",
-            b'"{}"',
-            GOOD[:-1],
-            GOOD + b"}",
-            GOOD + GOOD,
-            GOOD + b" {}",
-            GOOD + b"\x00}",
-            b"\xef\xbb\xbf" + GOOD,
-        ),
-        *(
-            b',"id":"b","lines":[]}',
-            b'{"id":"}',
-            b'{","id":"x","lines":[]}',
-            b'{"id":{}',
-            b'{"lines":[{}',
-            b'{"id":"a\\',
-            b'{"id":"a\nb","lines":[]}',
-        ),
-        *(
-            b'{"id":"a","lines":[{"id":"x","quantity":1}',
-            b'{"id":"a",\n"lines":[]}',
-            b'{"id":"a","id":"b","lines":[]}',
-            b'{"id":"\xff","lines":[]}',
-        ),
-        *(
-            GOOD[:-1] + more + b"}"
-            for more in (b',"new":1', b',"ratio":NaN', b',"new":NaN', b',"new":"\xff"', b',"total":1e-60', b',"total":"1e-99999999"')
-        ),
-        GOOD[:-1] + b',"new":' + b"[" * 9999 + b"]" * 9999 + b"}",
-    ]
+GOOD = b'{"id":"a","lines":[]}'
+HOSTILE = [
+    GOOD,
+    *(
+        b"null",
+        b"",
+        b"{}",
+        b"{",
+        b"}",
+        b"[]",
+        b'"{}"',
+        GOOD[:-1],
+        GOOD + b"}",
+        GOOD + GOOD,
+        GOOD + b" {}",
+        GOOD + b"\x00}",
+        b"\xef\xbb\xbf" + GOOD,
+    ),
+    *(
+        b',"id":"b","lines":[]}',
+        b'{"id":"}',
+        b'{","id":"x","lines":[]}',
+        b'{"id":{}',
+        b'{"lines":[{}',
+        b'{"id":"a\\',
+        b'{"id":"a\nb","lines":[]}',
+    ),
+    *(
+        b'{"id":"a","lines":[{"id":"x","quantity":1}',
+        b'{"id":"a",\n"lines":[]}',
+        b'{"id":"a","id":"b","lines":[]}',
+        b'{"id":"\xff","lines":[]}',
+    ),
+    *(
+        GOOD[:-1] + more + b"}"
+        for more in (b',"new":1', b',"ratio":NaN', b',"new":NaN', b',"new":"\xff"', b',"total":1e-60', b',"total":"1e-99999999"')
+    ),
+    GOOD[:-1] + b',"new":' + b"[" * 9999 + b"]" * 9999 + b"}",
+]
 
+
+class TestNeighbours:
     @pytest.mark.parametrize(("schema", "ends"), [(PLAIN, b"\n"), (PLAIN, b""), (MAPS, b"\r\n")], ids=["lf", "bare", "maps-crlf"])
     def test_every_ordered_pair_keeps_both_verdicts_and_values(self, schema: EventSchema, ends: bytes) -> None:
         decoder = JsonDecoder(schema)
-        alone = [told(decoder.decode(pa.array([text + ends], pa.binary())), 1)[0] for text in self.HOSTILE]
-        for first, one in zip(self.HOSTILE, alone, strict=True):
-            for second, other in zip(self.HOSTILE, alone, strict=True):
+        alone = [told(decoder.decode(pa.array([text + ends], pa.binary())), 1)[0] for text in HOSTILE]
+        for first, one in zip(HOSTILE, alone, strict=True):
+            for second, other in zip(HOSTILE, alone, strict=True):
                 assert [one, other] == told(decoder.decode(pa.array([first + ends, second + ends], pa.binary())), 2), (
                     first[:60],
                     second[:60],
                 )
 
     def test_values_that_are_slices_of_one_buffer_are_read_as_they_lie(self) -> None:
-        whole = pa.array([b"xx", *(text + b"\n" for text in self.HOSTILE), b"{}"], pa.binary())
+        whole = pa.array([b"xx", *(text + b"\n" for text in HOSTILE), b"{}"], pa.binary())
         decoder = JsonDecoder(PLAIN)
 
-        assert told(decoder.decode(pa.array([text + b"\n" for text in self.HOSTILE])), len(self.HOSTILE)) == told(
-            decoder.decode(whole.slice(1, len(self.HOSTILE))), len(self.HOSTILE)
+        assert told(decoder.decode(pa.array([text + b"\n" for text in HOSTILE])), len(HOSTILE)) == told(
+            decoder.decode(whole.slice(1, len(HOSTILE))), len(HOSTILE)
         )
 
     def test_a_null_value_is_no_event_and_its_hidden_bytes_are_not_read(self) -> None:
