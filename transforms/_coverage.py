@@ -77,7 +77,7 @@ class Coverage:
         return found
 
     def _no_such_field(self, path: Path, rule: RuleDoc) -> None:
-        names = [str(place) for place in self.places.values()]
+        names = [str(place) for place in self.places.values() if place.steps]
         self.fail("EV204", f"{path} is no field of {self.schema.name}", did_you_mean(str(path), names), rule.line)
 
     def _shape(self, place: Place, rule: RuleDoc) -> None:

@@ -51,7 +51,12 @@ def load_plan(policy_file: str | FilePath) -> Plan:
         for rule in reading.rules:
             chains.read(rule.steps, rule.text)
         raise PolicyError(problems)
-    return compile_policy(reading.policy, load_avro(FilePath(file).parent / reading.policy.schema_file))
+    policy = reading.policy
+    schema_file = FilePath(file).parent / policy.schema_file
+    if not schema_file.is_file():
+        fact = f"the event schema {policy.schema_file} cannot be read: there is no such file"
+        raise SchemaError(Problem(file, policy.line_of("schema"), "EV201", fact, "correct the path: it is relative to the policy"))
+    return compile_policy(policy, load_avro(schema_file))
 
 
 def compile_policy(policy: Policy, schema: EventSchema) -> Plan:

@@ -18,9 +18,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eventveil.transforms.decode.columns import Column, numbers_of
+from eventveil.transforms.decode.columns import Column, Kind, numbers_of
 
-__all__ = ["Frames", "contents", "frame"]
+__all__ = ["Frames", "contents", "frame", "is_plain"]
 
 _pc: Any = pc  # the stubs know no calls with an array and a scalar
 
@@ -96,6 +96,12 @@ def frame(values: Column, max_bytes: int) -> Frames:
     return Frames(buffer, start, end, bad, too_large, one_per_line, buffer.slice(first, last - first))
 
 
+def is_plain(kind: Kind) -> bool:
+    """Whether a column's values lie one behind the other in one buffer."""
+    types = pa.types
+    return bool(types.is_binary(kind) or types.is_string(kind) or types.is_large_binary(kind) or types.is_large_string(kind))
+
+
 def contents(values: Column) -> pa.Buffer:
     """The bytes of all values, one after the other, without copying."""
     offsets, _, buffer = _parts(values)
@@ -104,7 +110,7 @@ def contents(values: Column) -> pa.Buffer:
 
 def _parts(values: Column) -> tuple[Int64s, npt.NDArray[np.uint8], pa.Buffer]:
     kind = values.type
-    if not (pa.types.is_binary(kind) or pa.types.is_string(kind) or pa.types.is_large_binary(kind) or pa.types.is_large_string(kind)):
+    if not is_plain(kind):
         values = values.cast(pa.large_binary())
         kind = values.type
     width = np.int64 if pa.types.is_large_binary(kind) or pa.types.is_large_string(kind) else np.int32

@@ -28,7 +28,7 @@ import pyarrow.json
 from eventveil.schemas.events.tree import EventSchema, Leaf, ListOf, MapOf, Node, Record
 from eventveil.transforms.decode.columns import Column, Kind, flags
 from eventveil.transforms.decode.decoded import Decoded, drift_labels
-from eventveil.transforms.decode.framing import Frames, contents, frame
+from eventveil.transforms.decode.framing import Frames, contents, frame, is_plain
 from eventveil.transforms.decode.json_forms import parse_type, read_leaf
 from eventveil.transforms.decode.json_maps import MapReader, has_maps
 from eventveil.transforms.decode.json_scan import Scanner
@@ -90,6 +90,8 @@ class JsonDecoder:
 
     def decode(self, values: Column) -> Decoded:
         """Decode one batch: binary or text values, one event each. A null value is no event (EV501)."""
+        if not is_plain(values.type):
+            values = values.cast(pa.large_binary())
         if len(values) > 1 and values.nbytes > _MOST_BYTES:
             half = len(values) // 2
             return _joined(self.decode(values[:half]), self.decode(values[half:]), half)

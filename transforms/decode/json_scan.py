@@ -27,6 +27,7 @@ _TOKEN = re.compile(
     rb"""[ \t\r\n]*(?:([{}\[\]:,])|"([^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*)"|([^ \t\r\n{}\[\]:,"]+))""",
     re.DOTALL,
 )
+_INSIDE = re.compile(rb"""([{\[]+)|([}\]]+)|"([^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*)"|([^{}\[\]"]+)""", re.DOTALL)
 _INTEGER = re.compile(rb"-?(?:0|[1-9][0-9]*)\Z")
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?\Z")
 _LARGE = re.compile(rb"[eE]\+?0*[0-9]{3}")
@@ -35,6 +36,7 @@ _DECIMAL = re.compile(rb"[+-]?(?P<whole>[0-9]*)(?:\.(?P<fraction>[0-9]*))?(?:[eE
 _BOOLEANS = (b"true", b"false")
 _WORDS = (*_BOOLEANS, b"null")
 _CONTAINERS = (Record, ListOf, MapOf)
+_LONG = 300  # more characters than any number needs that a double can hold
 _MOST_DIGITS = 38
 _INT64 = range(-(2**63), 2**63)
 
@@ -92,8 +94,7 @@ class Scanner:
         return result
 
     def _walk(self, text: bytes, result: Scan) -> None:
-        stack: list[tuple[_Known, set[str]]] = []  # what the schema knows and is open, with the names seen in it
-        unknown = 0  # how many containers are open in there that it does not know
+        stack: list[tuple[_Known, set[str]]] = []  # what is open, with the names seen in it
         known: _Known | None = self._root  # what the schema says of the next value
         label = "?"
         key_next = False
@@ -106,52 +107,72 @@ class Scanner:
             at = token.end()
             mark, quoted, word = token.groups()
             if mark is None and key_next:
-                top, seen = stack[-1]
-                known, label = self._named(top, seen, quoted, result)
+                known, label = _named(*stack[-1], quoted, result)
                 key_next = False
             elif mark is None:
-                _scalar(quoted, word, None if unknown else known, label, result)
+                _scalar(quoted, word, known, label, result)
             elif mark == b",":
-                if not unknown and stack:
-                    top = stack[-1][0]
-                    key_next = top.kind is not ListOf
-                    known = top.item
+                if stack:
+                    known = stack[-1][0].item
+                    key_next = stack[-1][0].kind is not ListOf
             elif mark == b"{" or mark == b"[":
-                if unknown or known is None:
-                    unknown += 1
+                if known is None:
+                    at = _behind(text, at, label, len(stack), result)
                 else:
                     if (mark == b"[") != (known.kind is ListOf) or known.kind not in _CONTAINERS:
                         raise _Found("EV502", known.path)
                     stack.append((known, set()))
-                    key_next = mark == b"{"
+                    result.depth = max(result.depth, len(stack))
                     known = known.item
-                result.depth = max(result.depth, len(stack) + unknown)
+                    key_next = mark == b"{"
             elif mark != b":":
                 key_next = False
-                if unknown:
-                    unknown -= 1
-                elif stack:
+                if stack:
                     stack.pop()
                 if not stack:
                     break
-            if at == size:
-                raise _Found("EV501")
         if at < size:
             raise _Found("EV501")
 
-    def _named(self, top: _Known, seen: set[str], quoted: bytes | None, result: Scan) -> tuple[_Known | None, str]:
-        """What the schema says of the value under a name, and what its drift is called."""
-        name = None if quoted is None else _unescaped(quoted)
-        if name is None:
-            raise _Found("EV501" if quoted is None or not _lone_surrogate(quoted) else "EV504")
-        known = top.item if top.kind is MapOf else top.fields.get(name)
-        if known is None:
-            result.drift.add(top.label)
-        elif name in seen:
-            raise _Found("EV507", known.path)
-        else:
-            seen.add(name)
-        return known, top.label
+
+def _behind(text: bytes, at: int, label: str, above: int, result: Scan) -> int:
+    """Where a list or object that the schema does not know ends; `at` is behind its bracket. Takes runs of brackets in one step."""
+    depth = deepest = 1
+    while True:
+        token = _INSIDE.match(text, at)
+        if token is None:
+            raise _Found("EV501")
+        at = token.end()
+        opening, closing, quoted, others = token.groups()
+        if opening is not None:
+            depth += len(opening)
+            deepest = max(deepest, depth)
+        elif closing is not None:
+            depth -= len(closing)
+            if depth <= 0:
+                result.depth = max(result.depth, above + deepest)
+                return at + depth
+        elif quoted is not None:
+            _scalar(quoted, None, None, label, result)
+        elif _LARGE.search(others) or len(others) > _LONG:
+            result.suspicion = result.suspicion or ("EV507", label)
+        elif b"N" in others or b"I" in others:
+            result.unreadable = result.unreadable or ("EV505", label)
+
+
+def _named(top: _Known, seen: set[str], quoted: bytes | None, result: Scan) -> tuple[_Known | None, str]:
+    """What the schema says of the value under a name, and what its drift is called."""
+    name = None if quoted is None else _unescaped(quoted)
+    if name is None:
+        raise _Found("EV501" if quoted is None or not _lone_surrogate(quoted) else "EV504")
+    known = top.item if top.kind is MapOf else top.fields.get(name)
+    if known is None:
+        result.drift.add(top.label)
+    elif name in seen:
+        raise _Found("EV507", known.path)
+    else:
+        seen.add(name)
+    return known, top.label
 
 
 class _Found(Exception):
@@ -177,7 +198,7 @@ def _scalar(quoted: bytes | None, word: bytes | None, known: _Known | None, labe
             result.unreadable = result.unreadable or ("EV505", path)
         elif not _NUMBER.match(word):
             raise _Found("EV501")
-        elif len(word) > 300 or _LARGE.search(word):
+        elif len(word) > _LONG or _LARGE.search(word):
             is_float = isinstance(kind, pa.DataType) and pa.types.is_floating(kind)
             result.suspicion = result.suspicion or ("EV505" if is_float else "EV507", path)
     if known is None or word == b"null":
@@ -222,7 +243,10 @@ def _decimal(quoted: bytes | None, word: bytes | None, kind: Kind, path: str, re
 def _fits(raw: bytes, kind: Kind) -> bool:
     if len(raw) > 2 * _MOST_DIGITS:
         return False
-    value = Decimal(raw.decode("ascii"))
+    try:
+        value = Decimal(raw.decode("ascii"))
+    except ArithmeticError:  # an exponent that no decimal has
+        return False
     digits, exponent = value.as_tuple()[1:]
     assert isinstance(exponent, int)
     return len(digits) <= _MOST_DIGITS and -exponent <= kind.scale and value.adjusted() < kind.precision - kind.scale

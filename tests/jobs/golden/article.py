@@ -1,6 +1,6 @@
 """The article's order under the two policies of examples/shipping_order once more: in plain Python, without a line of eventveil.
 
-    python tests/jobs/golden/article.py          prints policy.jsonl, then trusted.jsonl
+    python tests/jobs/golden/article.py          prints article_policy.jsonl, then article_trusted.jsonl
 
 Keys, canonical values and pseudonyms by tests/vectors/plain.py; draws by AES-256 of pyca/cryptography, block by block. The two files beside
 this one were written with it, and a test holds both it and the job to them.

@@ -57,7 +57,9 @@ class TestFraming:
     def test_what_is_not_one_object_on_one_line_is_refused(self, value: bytes) -> None:
         assert [(1, "EV501", "")] == verdicts(decode(AB, b"{}", value, b"{}"))
 
-    @pytest.mark.parametrize("value", [b' {"a":1}', b'{"a":1}\n', b'\t{"a":1} \r\n', b"\n" * 50 + b'{"a":1}' + b" " * 5000, b'{ "a" :\t1 }'])
+    @pytest.mark.parametrize(
+        "value", [b' {"a":1}', b'{"a":1}\n', b'\t{"a":1} \r\n', b"\n" * 50 + b'{"a":1}' + b" " * 5000, b'{ "a" :\t1 }']
+    )
     def test_white_space_does_not_matter(self, value: bytes) -> None:
         decoded = decode(AB, value, value)
 
@@ -148,11 +150,15 @@ class TestValues:
     def test_are_read(self, node: Node, text: str, value: Any) -> None:
         assert value == read(node, text)
 
-    @pytest.mark.parametrize("text", ["2014-09-04T23:03:14Z", "2014-09-05T01:03:14+02:00", "2014-09-04 21:03:14-0200", "2014-09-04T23:03:14"])
+    @pytest.mark.parametrize(
+        "text", ["2014-09-04T23:03:14Z", "2014-09-05T01:03:14+02:00", "2014-09-04 21:03:14-0200", "2014-09-04T23:03:14"]
+    )
     def test_instants_are_utc(self, text: str) -> None:
         assert datetime.datetime(2014, 9, 4, 23, 3, 14, tzinfo=datetime.timezone.utc) == read(Leaf(pa.timestamp("us", "UTC")), f'"{text}"')
 
-    @pytest.mark.parametrize(("digits", "nanos"), [("", 0), (".1", 10**8), (".123456789", 123456789), (".0000001", 100), (".12345678Z", 123456780)])
+    @pytest.mark.parametrize(
+        ("digits", "nanos"), [("", 0), (".1", 10**8), (".123456789", 123456789), (".0000001", 100), (".12345678Z", 123456780)]
+    )
     def test_nanoseconds_are_kept(self, digits: str, nanos: int) -> None:
         decoded = decode(schema(v=Leaf(pa.timestamp("ns", "UTC"))), b'{"v":"1970-01-01T00:00:01%b"}' % digits.encode())
 
@@ -268,7 +274,10 @@ class TestRequired:
         assert [] == verdicts(decode(SHOP, b'{"id":"1","lines":[]%b}' % more.encode()))
 
     def test_a_nested_row_finds_its_event(self) -> None:
-        values = [json.dumps({"id": str(row), "lines": [{"sku": "a", "tags": ["x"] * item} for item in range(row % 4)]}).encode() for row in range(40)]
+        values = [
+            json.dumps({"id": str(row), "lines": [{"sku": "a", "tags": ["x"] * item} for item in range(row % 4)]}).encode()
+            for row in range(40)
+        ]
         values[7] = values[7].replace(b'"x"', b"null", 1)
         values[30] = values[30].replace(b'"a"', b"null")
         decoded = decode(SHOP, *values)
@@ -321,7 +330,8 @@ class TestDrift:
             assert {"?": len(batch)} == decoded.drift
 
     @pytest.mark.parametrize(
-        ("value", "verdict"), [(b"1e999", ("EV507", "?")), (b'"\\ud800"', ("EV504", "?")), (b'"\x01"', ("EV501", "")), (b"tru", ("EV501", ""))]
+        ("value", "verdict"),
+        [(b"1e999", ("EV507", "?")), (b'"\\ud800"', ("EV504", "?")), (b'"\x01"', ("EV501", "")), (b"tru", ("EV501", ""))],
     )
     def test_but_it_must_be_json(self, value: bytes, verdict: tuple[str, str]) -> None:
         assert [(0, *verdict)] == verdicts(decode(SHOP, b'{"id":"1","new":%b,"lines":[]}' % value))
@@ -396,7 +406,9 @@ class TestMaps:
             (b'{"id":"1","id":"2","props":{}}', ("EV507", "id")),
         ],
     )
-    @pytest.mark.parametrize("used", [{"id"}, {"props{a}", "types{t}.n"}, {"types{canary}.n", "props{canary}"}], ids=["none", "others", "itself"])
+    @pytest.mark.parametrize(
+        "used", [{"id"}, {"props{a}", "types{t}.n"}, {"types{canary}.n", "props{canary}"}], ids=["none", "others", "itself"]
+    )
     def test_every_entry_is_judged_whatever_is_used(self, event: bytes, verdict: tuple[str, str], used: set[str]) -> None:
         assert [(1, *verdict)] == verdicts(decode(PROPS, b'{"id":"0"}', event, b'{"id":"2"}', used=used))
 
@@ -447,7 +459,10 @@ class TestUsed:
         lines = pa.array([b'{"a":1,"s":"x"}\n'] * 100)
         before = pa.total_allocated_bytes()
         decoded = JsonDecoder(AB).decode(lines)
-        table = pyarrow.json.read_json(pa.BufferReader(lines.buffers()[2]), parse_options=pyarrow.json.ParseOptions(explicit_schema=pa.schema(list(decoded.events.type))))
+        table = pyarrow.json.read_json(
+            pa.BufferReader(lines.buffers()[2]),
+            parse_options=pyarrow.json.ParseOptions(explicit_schema=pa.schema(list(decoded.events.type))),
+        )
 
         assert table.column("s").to_pylist() == decoded.events.field("s").to_pylist()
         assert pa.total_allocated_bytes() - before < 3 * table.nbytes + 4096
