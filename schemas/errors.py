@@ -58,21 +58,25 @@ class Problem:
 
 
 class EventveilError(Exception):
-    """Base of all our errors. Survives pickling."""
+    """Base of all our errors. Survives pickling.
+
+    Runners raise an error again as its type with a longer text (Beam adds the step that was running): such a copy has the text and
+    no `problems`.
+    """
 
     exit_code: ClassVar[int] = 70
 
-    def __init__(self, problems: Problem | Iterable[Problem]) -> None:
-        found = (problems,) if isinstance(problems, Problem) else tuple(problems)
+    def __init__(self, problems: Problem | Iterable[Problem] | str) -> None:
+        found = (problems,) if isinstance(problems, Problem) else () if isinstance(problems, str) else tuple(problems)
         self.problems: tuple[Problem, ...] = tuple(sorted(set(found)))
-        super().__init__("\n".join(map(str, self.problems)))
+        super().__init__(problems if isinstance(problems, str) else "\n".join(map(str, self.problems)))
 
     @classmethod
     def of(cls, code: str, fact: str, remedy: str = "", *, file: str = "", line: int = 0) -> EventveilError:
         return cls(Problem(file, line, code, fact, remedy))
 
-    def __reduce__(self) -> tuple[type[EventveilError], tuple[tuple[Problem, ...]]]:
-        return type(self), (self.problems,)
+    def __reduce__(self) -> tuple[type[EventveilError], tuple[tuple[Problem, ...] | str]]:
+        return type(self), (self.problems or str(self),)
 
 
 class PolicyError(EventveilError):

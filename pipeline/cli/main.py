@@ -203,6 +203,8 @@ def _tell(error: EventveilError) -> None:
     for problem in error.problems:
         text = str(problem)
         print(text.replace(problem.code, f"\033[31m{problem.code}\033[0m", 1) if colour else text, file=sys.stderr)
+    if not error.problems:
+        print(error, file=sys.stderr)
 
 
 def _interrupt(*_: Any) -> None:

@@ -43,7 +43,7 @@ def preview_events(policy: str, patterns: Sequence[str], number: int, format: st
             after: dict[int, Any] = dict(zip(decoded.refused_rows.tolist(), map(_why, decoded.refused_codes, decoded.refused_paths)))
             # One by one, so that each event stands beside what becomes of it: the output alone is sorted by key.
             for at, row in enumerate(rows):
-                drift = {path: found[found == at] * 0 for path, found in decoded.drift.items()}
+                drift = {path: found[found == at] * 0 for path, found in decoded.drifting.items()}
                 outcome = veil.apply(
                     decoded.events.slice(at, 1),
                     origin=part.origin if part else "",

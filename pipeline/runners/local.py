@@ -37,10 +37,11 @@ def run(job: FileJob, workers: int = 1) -> Mapping[str, int]:
         build(pipeline, job)
         result = pipeline.run()
         result.wait_until_finish()
-    except EventveilError:
-        raise
     except Exception as error:  # noqa: BLE001 - whatever Beam raises, its text may quote an event
+        # Also where the error is one of ours: Beam raises a copy of it, with another text.
         failures = take_failures()
+        if not failures and isinstance(error, EventveilError):
+            raise
         raise (min(failures, key=lambda one: one.problems) if failures else internal_error(error)) from None
     found = result.metrics().query(beam.metrics.MetricsFilter().with_namespace("eventveil"))
     return {counter.key.metric.name: counter.committed for counter in found["counters"]}

@@ -250,11 +250,11 @@ def _decoded_batch(decoded: Decoded, positions: Column, originals: Originals, pa
 
 def _drift_column(decoded: Decoded, rows: int) -> Column:
     """For each event the known parents with unknown fields below them, a line each; null for nearly all."""
-    if not decoded.drift:
+    if not decoded.drifting:
         return pa.nulls(rows, pa.string())
     told: list[str | None] = [None] * rows
-    for path in sorted(decoded.drift):
-        for row in decoded.drift[path].tolist():
+    for path in sorted(decoded.drifting):
+        for row in decoded.drifting[path].tolist():
             held = told[row]
             told[row] = path if held is None else f"{held}\n{path}"
     return pa.array(told, pa.string())

@@ -97,8 +97,7 @@ class AvroDecoder:
         if self._refuse_unknown:
             for row in rows:
                 refused.setdefault(row, ("EV508", self._unknown[0]))
-        read = len(values) - len(refused)
-        return assemble(events, found, refused, dict.fromkeys(self._unknown, read) if read else {})
+        return assemble(events, found, refused, dict.fromkeys(self._unknown, found))
 
     def _datum(self, datum: bytes | None) -> None:
         if datum is None:

@@ -24,7 +24,8 @@ class Decoded:
         events: what was read, of `decoded_type`.
         rows: for each event the row it came from, ascending; None when no row was refused.
         refused_rows: the rows that were refused, ascending; with each its code and the known path ("" where there is none).
-        drift: number of read events with unknown fields, per deepest known parent, as ``shipping.?``, ``?``, ``products[].?``.
+        drifting: the events with unknown fields, by number among `events`, for each deepest known parent, as ``shipping.?``, ``?``,
+            ``products[].?``.
     """
 
     events: pa.StructArray
@@ -32,7 +33,12 @@ class Decoded:
     refused_rows: Int64s
     refused_codes: list[str]
     refused_paths: list[str]
-    drift: dict[str, int] = field(default_factory=dict)
+    drifting: dict[str, Int64s] = field(default_factory=dict)
+
+    @property
+    def drift(self) -> dict[str, int]:
+        """How many events drift, by known parent."""
+        return {label: len(events) for label, events in self.drifting.items()}
 
 
 def decoded_type(schema: EventSchema, used: Set[str] | None = None) -> pa.StructType:

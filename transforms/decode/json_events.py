@@ -14,7 +14,7 @@ No message of a library leaves this module: pyarrow's quote values.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence, Set
 from typing import Any, Literal
 
@@ -109,8 +109,14 @@ class JsonDecoder:
         if self._refuse_unknown:
             for row, labels in drift.items():
                 refused.setdefault(row, ("EV508", labels[0]))
-        counts = Counter(label for row, labels in drift.items() if row not in refused for label in labels)
-        return assemble(read, rows, refused, {label: counts[label] for label in self._labels if counts[label]})
+        return assemble(read, rows, refused, self._by_label(drift))
+
+    def _by_label(self, drift: dict[int, tuple[str, ...]]) -> dict[str, Int64s]:
+        found: dict[str, list[int]] = {}
+        for row, labels in drift.items():
+            for label in labels:
+                found.setdefault(label, []).append(row)
+        return {label: np.array(sorted(found[label]), np.int64) for label in self._labels if label in found}
 
     def _guard_decimals(self, values: Column, frames: Frames, refused: dict[int, tuple[str, str]]) -> None:
         raw = values.cast(
@@ -252,8 +258,9 @@ def _joined(first: Decoded, second: Decoded, offset: int) -> Decoded:
     def rows(decoded: Decoded) -> Int64s:
         return np.arange(len(decoded.events)) if decoded.rows is None else decoded.rows
 
-    drift = Counter(first.drift)
-    drift.update(second.drift)
+    drifting = dict(first.drifting)
+    for label, found in second.drifting.items():
+        drifting[label] = np.concatenate([drifting.get(label, found[:0]), found + len(first.events)])
     refused = np.concatenate([first.refused_rows, second.refused_rows + offset])
     return Decoded(
         pa.concat_arrays([first.events, second.events]),
@@ -261,7 +268,7 @@ def _joined(first: Decoded, second: Decoded, offset: int) -> Decoded:
         refused,
         first.refused_codes + second.refused_codes,
         first.refused_paths + second.refused_paths,
-        dict(drift),
+        drifting,
     )
 
 

@@ -161,16 +161,18 @@ class Judge:
         return _struct(kept, array) if kept else None
 
 
-def assemble(events: Column, rows: Int64s, refused: dict[int, tuple[str, str]], drift: dict[str, int]) -> Decoded:
-    """Take the refused events out. `rows` says for each event which row of the batch it is; `refused` is by row of the batch."""
+def assemble(events: Column, rows: Int64s, refused: dict[int, tuple[str, str]], drift: dict[str, Int64s]) -> Decoded:
+    """Take the refused events out. `rows`: for each event its row of the batch; `refused` and `drift` are by row of the batch too."""
     if not refused:
-        return Decoded(events, None, np.zeros(0, np.int64), [], [], drift)
+        return Decoded(events, None, np.zeros(0, np.int64), [], [], {label: found for label, found in drift.items() if len(found)})
     refused_rows = np.array(sorted(refused), np.int64)
     keep = ~np.isin(rows, refused_rows)
     if not keep.all():
         events, rows = events.filter(pa.array(keep)), rows[keep]
     found = [refused[row] for row in refused_rows.tolist()]
-    return Decoded(events, rows, refused_rows, [code for code, _ in found], [path for _, path in found], drift)
+    drifting = {label: np.flatnonzero(np.isin(rows, drifted)) for label, drifted in drift.items()}
+    drifting = {label: read for label, read in drifting.items() if len(read)}
+    return Decoded(events, rows, refused_rows, [code for code, _ in found], [path for _, path in found], drifting)
 
 
 def _struct(kept: list[tuple[str, Column]], like: Column) -> Column:

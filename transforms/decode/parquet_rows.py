@@ -70,8 +70,8 @@ class ColumnsDecoder:
         if self._refuse_unknown and self._unknown:
             for row in range(rows):
                 refused.setdefault(row, ("EV508", self._unknown[0]))
-        count = rows - len(refused)
-        return assemble(read, np.arange(rows), refused, dict.fromkeys(self._unknown, count) if count else {})
+        every = np.arange(rows)
+        return assemble(read, every, refused, dict.fromkeys(self._unknown, every))
 
 
 # Do the types fit? Asked once per schema of a file.
