@@ -42,7 +42,7 @@ def _treat(events: beam.PCollection, variants: Sequence[Variant], job: FileJob, 
         veiled, unveilable = veil(decoded, variant.plan, variant.name, job.sealing, f"ApplyPolicy/{variant.name}")
         writer = WriteParts(variant.sink, variant.plan.domain, job.sealing.keys)
         veiled | f"WriteParts/{variant.name}" >> beam.ParDo(writer).with_output_types(type(None))
-        _keep_letters(unveilable, job, variant.name)
+        _keep_letters(unveilable, job, f"policy/{variant.name}")
 
 
 def _keep_letters(letters: beam.PCollection, job: FileJob, stage: str) -> None:

@@ -199,7 +199,7 @@ CODES = MappingProxyType(
         "EV403": ("an input is damaged", "Restore the file; nothing behind the damage was read."),
         "EV404": ("an output cannot be written", "Check that the folder exists and may be written, and the disk is not full."),
         "EV405": ("the output folder holds something else", "Choose an empty folder: output of two policies must not mix."),
-        "EV406": ("the format is not known", "Name it with --format or input.format: jsonl, avro or parquet."),
+        "EV406": ("the format is not known", "Name it with --input-format or input.format: jsonl, avro or parquet."),
         "EV407": ("a file's columns do not fit the event schema", "Correct the schema or the file."),
         "EV408": ("an output part came in incomplete", "Run on a runner that keeps a range in one bundle; no part of it was published."),
         # 5xx: one event refused, at run time; `code` and known path only

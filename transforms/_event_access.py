@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -45,7 +46,7 @@ class EventFields:
                 self._check_values(place, values)
                 only_if.append((names_of(place.steps), values))
         if policy.type is not None:
-            self._event_leaf(policy.type.field, "type")
+            self._check_type(self._event_leaf(policy.type.field, "type"))
         return EventAccess(
             times=tuple(names_of(place.steps) for place in times if place is not None),
             time_unit=unit,
@@ -80,6 +81,16 @@ class EventFields:
         elif not (pa.types.is_string(given) or pa.types.is_timestamp(given) or pa.types.is_date(given)):
             self.fail("EV210", f"event.time: {place} is {given}, not a time", line=line)
 
+    def _check_type(self, place: Place | None) -> None:
+        if place is None:
+            return
+        assert isinstance(place.node, Leaf)
+        line = self.policy.line_of("event", "type")
+        if not pa.types.is_string(place.node.type):
+            self.fail("EV103", f"event.type: {place} is {place.node.type}, not text", "name a text field", line)
+        elif names_of(place.steps) != place.steps:
+            self.fail("EV111", f"event.type: {place} stands in a map", "name a field of a record", line)
+
     def _check_values(self, place: Place, values: Sequence[object]) -> None:
         assert isinstance(place.node, Leaf)
         given = place.node.type
@@ -92,7 +103,7 @@ class EventFields:
             if pa.types.is_string(given)
             else (lambda value: False)
         )
-        if not all(map(fits, values)):
+        if not all(fits(value) and _within(value, given) for value in values):
             fact = f"event.only_if: {place} is {given}, and a value listed is not"
             self.fail(
                 "EV103",
@@ -100,6 +111,14 @@ class EventFields:
                 "compare text with text, true with a boolean, a number with an integer",
                 self.policy.line_of("event", "only_if"),
             )
+
+
+def _within(value: Any, given: pa.DataType) -> bool:
+    try:
+        pa.scalar(value, given)
+    except (pa.ArrowInvalid, OverflowError):
+        return False
+    return True
 
 
 def event_steps(policy: Policy) -> list[Steps]:

@@ -18,7 +18,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 class Refusals(Protocol):
-    """Collects refused rows. The first refusal of a row, in the order of the rules, is the one it is told by."""
+    """Collects refused rows. The first refusal of a row is the one it is told by; rules run in the order of the schema's leaves."""
 
     def refuse_rows(self, rows: Int64s, code: str, path: str, rule: str) -> None: ...
 

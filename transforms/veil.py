@@ -30,6 +30,7 @@ __all__ = ["Outcome", "Veil"]
 
 Int64s = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
+Mask = npt.NDArray[np.bool_]
 
 _CACHED_WINDOWS = 4096
 
@@ -64,6 +65,7 @@ class _Refusals:
     def __init__(self, rows: int) -> None:
         self.reason = np.full(rows, -1, np.int32)
         self.reasons: list[tuple[str, str, str]] = []
+        self.without_time = np.zeros(rows, bool)
 
     def refuse_rows(self, rows: Int64s, code: str, path: str, rule: str) -> None:
         fresh = rows[self.reason[rows] < 0]
@@ -101,7 +103,8 @@ class Veil:
             drift: for each known parent the rows that had unknown fields below it.
         """
         plan = self.plan
-        chosen = self._consenting(events)
+        strange = self._of_another_type(events)
+        chosen = self._consenting(events, strange)
         filtered = 0
         if chosen is not None:
             filtered = len(events) - len(chosen)
@@ -111,6 +114,9 @@ class Veil:
             drift = {path: np.flatnonzero(np.isin(chosen, rows)) for path, rows in (drift or {}).items()}
         refusals = _Refusals(len(events))
         counts: dict[str, int] = {}
+        if strange is not None and plan.event_type is not None:
+            found = np.flatnonzero(strange if chosen is None else strange[chosen])
+            refusals.refuse_rows(found, "EV509", plan.event_type[0], "event.type")
         drift = {path: rows for path, rows in (drift or {}).items() if len(rows)}
         if plan.refuse_unknown:
             for path in sorted(drift):
@@ -126,14 +132,22 @@ class Veil:
             codes=[code for code, _, _ in reasons],
             paths=[path for _, path, _ in reasons],
             rules=[rule for _, _, rule in reasons],
-            refused_windows=pa.nulls(len(refused), pa.int64()) if starts is None else _window_or_null(starts[refused], reasons),
+            refused_windows=pa.nulls(len(refused), pa.int64()) if starts is None else _windows(starts, refused, refusals),
             filtered=filtered,
             counts=counts,
             drift={path: len(rows) for path, rows in drift.items()},
         )
 
-    def _consenting(self, events: pa.StructArray) -> Int64s | None:
-        """The rows that every entry of `only_if` lets in; None if there is no such entry."""
+    def _of_another_type(self, events: pa.StructArray) -> Mask | None:
+        """Which events the policy is not for; None if it is for all. A job has sorted them before; a pipeline of others' has not."""
+        if self.plan.event_type is None:
+            return None
+        field, kind = self.plan.event_type
+        same: Column = pc.equal(column(events, tuple(field.split("."))), pa.scalar(kind))
+        return ~same.fill_null(False).to_numpy(zero_copy_only=False).astype(bool)
+
+    def _consenting(self, events: pa.StructArray, strange: Mask | None) -> Int64s | None:
+        """The rows that every entry of `only_if` lets in, and those to be refused before it is asked; None if there is no such entry."""
         let_in = None
         for names, values in self.plan.event.only_if:
             held = column(events, names)
@@ -141,7 +155,9 @@ class Veil:
             one = among.to_numpy(zero_copy_only=False).astype(bool)
             one &= held.is_valid().to_numpy(zero_copy_only=False).astype(bool)
             let_in = one if let_in is None else let_in & one
-        return None if let_in is None else np.flatnonzero(let_in).astype(np.int64)
+        if let_in is None:
+            return None
+        return np.flatnonzero(let_in if strange is None else let_in | strange).astype(np.int64)
 
     def _row_context(
         self, events: pa.StructArray, origin: str, positions: Column | None, refusals: _Refusals
@@ -184,7 +200,8 @@ class Veil:
                 missing &= ~here
         refusals.refuse_rows(np.flatnonzero(bad | missing), "EV510", path, "event.time")
         refusals.refuse_rows(np.flatnonzero(skipped), "EV511", path, "event.time")
-        return np.where(bad | missing | skipped, np.int64(0), micros)
+        refusals.without_time = bad | missing | skipped
+        return np.where(refusals.without_time, np.int64(0), micros)
 
     def _release_ids(self, events: pa.StructArray, origin: str, positions: Column | None, refusals: _Refusals) -> Words:
         """The keyed id of each event: AES-CMAC, in bulk, under a domain key of this type of event."""
@@ -278,7 +295,7 @@ class Veil:
                 continue
             values = column(levels[instruction.level].items if instruction.given is None else slots[instruction.given], instruction.names)
             if instruction.is_time:
-                values = self._as_timestamp(values)
+                values = self._as_timestamp(values, instruction.path, refusals)
             for step in instruction.steps:
                 of = context(instruction.level, instruction.path, step.rule, step.key)
                 given, values = values, step.operator.apply(values, of)
@@ -288,9 +305,11 @@ class Veil:
             slots[instruction.result] = values
         return slots, levels
 
-    def _as_timestamp(self, values: Column) -> Column:
-        """A leaf of `event.time` as instants; what cannot be read was refused with the event's time."""
+    def _as_timestamp(self, values: Column, path: str, refusals: _Refusals) -> Column:
+        """A leaf of `event.time` as instants. Where there are several, this may be one that did not decide the event's time."""
         micros, bad, skipped = instants(values, self.plan.event.zone, self.plan.event.time_unit)
+        refusals.refuse_rows(np.flatnonzero(bad), "EV510", path, "event.time")
+        refusals.refuse_rows(np.flatnonzero(skipped), "EV511", path, "event.time")
         hidden = bad | skipped | values.is_null().to_numpy(zero_copy_only=False).astype(bool)
         mask: Any = hidden if hidden.any() else None
         return pa.array(micros, mask=mask).cast(pa.timestamp("us", "UTC"))
@@ -356,6 +375,6 @@ def _wall_clock(values: Column, zone: str) -> Column:
     return pa.array(local, pa.int64(), mask=mask).cast(pa.timestamp("us"))
 
 
-def _window_or_null(starts: Int64s, reasons: Sequence[tuple[str, str, str]]) -> Column:
-    """A refused event has a window unless its time was what was refused."""
-    return pa.array([None if rule == "event.time" else int(start) for start, (_, _, rule) in zip(starts, reasons)], pa.int64())
+def _windows(starts: Int64s, refused: Int64s, refusals: _Refusals) -> Column:
+    """The windows of refused events; none where the time was not to be read, whatever the event was refused for."""
+    return pa.array(starts[refused], pa.int64(), mask=refusals.without_time[refused])

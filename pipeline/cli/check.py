@@ -5,52 +5,59 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
-from eventveil.schemas.document import load_document
-from eventveil.schemas.errors import PolicyError, Problem, did_you_mean
-from eventveil.schemas.job import load_job
+from eventveil.pipeline.cli.screen import columns, printable, screen
+from eventveil.schemas.document import load_document, read_document_text
+from eventveil.schemas.errors import EventveilError, PolicyError, Problem, did_you_mean
 from eventveil.transforms.compile import load_plan
 from eventveil.transforms.plan import Plan
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 __all__ = ["check_document"]
 
+_KEYED = {"noise", "pseudonymize", "randomize", "shift"}
 _KEYS_SAID = (
     "keys are derived: who holds the keyring can make any window's pseudonyms again, test guesses against them, and take "
     "the noise off; deleting events does not delete that"
 )
+_ORDER_SAID = "order: keep lets the order of the output be matched with the input's, and with other outputs"
 
 
 def check_document(document: str, output_schema: str | None, *, as_json: bool, strict: bool) -> int:
     """Check a policy or a job; returns the exit code. Raises PolicyError and SchemaError with all that is wrong."""
-    is_job = "job" in load_document(document)
-    names, plans = _plans(document) if is_job else ([Path(document).name], [load_plan(document)])
-    if output_schema is not None:
-        return _print_schema(plans, output_schema)
+    try:
+        names, plans = _plans(document)
+        if output_schema is not None:
+            return _print_schema(plans, output_schema)
+    except EventveilError as error:
+        if not as_json:
+            raise
+        _print_json([asdict(problem) for problem in error.problems], [], [])
+        return error.exit_code
     matches = _matches(names, plans)
     if as_json:
-        found = [_told(plan) for plan in plans]
-        print(json.dumps({"policies": found, "matching": matches}, indent=2, ensure_ascii=False))
+        _print_json([], [_told(plan) for plan in plans], matches)
     else:
-        console = Console(highlight=False)
-        for plan in plans:
-            _show(console, plan)
-        for line in matches:
-            console.print(f"[yellow]two recipients[/]  {line}")
-    warned = any(plan.warnings for plan in plans) or bool(matches)
+        _show(screen(), plans, matches)
+    warned = sum(len(plan.warnings) for plan in plans) + len(matches)
+    if strict and warned:
+        print(f"{warned} warning{'s' if warned > 1 else ''}, and --strict was given", file=sys.stderr)
     return 1 if strict and warned else 0
 
 
 def _plans(document: str) -> tuple[list[str], list[Plan]]:
-    from eventveil.pipeline.prepare import policies_of
+    # The word is looked for first: a policy is not parsed twice.
+    if b"job" in read_document_text(document) and "job" in load_document(document):
+        from eventveil.pipeline.prepare import policies_of
+        from eventveil.schemas.job import load_job
 
-    job = load_job(document)
-    return policies_of(job)
+        return policies_of(load_job(document))
+    return [Path(document).name], [load_plan(document)]
 
 
 def _print_schema(plans: Sequence[Plan], kind: str) -> int:
@@ -66,9 +73,14 @@ def _print_schema(plans: Sequence[Plan], kind: str) -> int:
 
         found = output_json_schema(plan.output_schema, plan.name)
     else:
-        raise PolicyError(Problem("", 0, "EV120", f"unknown schema language '{kind}'", did_you_mean(kind, ["avro", "json"])))
-    print(json.dumps(found, indent=2, ensure_ascii=False))
+        raise PolicyError(Problem("", 0, "EV120", f"--output-schema knows no '{kind}'", did_you_mean(kind, ["avro", "json"])))
+    print(json.dumps(found, indent=2))
     return 0
+
+
+def _print_json(problems: Sequence[Any], policies: Sequence[Any], matching: Sequence[str]) -> None:
+    # ASCII: a name may hold what a terminal would obey.
+    print(json.dumps({"problems": problems, "policies": policies, "matching": matching}, indent=2))
 
 
 def _told(plan: Plan) -> dict[str, Any]:
@@ -82,7 +94,8 @@ def _told(plan: Plan) -> dict[str, Any]:
             for one in plan.fields
         ],
         "dropped": _dropped(plan),
-        "warnings": [*plan.warnings, *_said_of_keys(plan)],
+        "warnings": list(plan.warnings),
+        "notes": _notes(plan),
     }
 
 
@@ -91,28 +104,32 @@ def _dropped(plan: Plan) -> list[str]:
     return [path for path, _ in plan.schema.leaves() if path not in kept]
 
 
-def _said_of_keys(plan: Plan) -> list[str]:
-    keyed = any("pseudonym" in one.discloses or {"noise", "shift", "randomize"} & set(one.operators) for one in plan.fields)
-    said = [_KEYS_SAID] if keyed else []
-    if plan.keep_order:
-        said.append("order: keep lets the order of the output be matched with the input's, and with other outputs")
-    return said
+def _notes(plan: Plan) -> list[str]:
+    """What holds for every policy of this kind: said, but no reason for --strict to fail."""
+    keyed = any(_KEYED & set(one.operators) for one in plan.fields)
+    return [*([_KEYS_SAID] if keyed else []), *([_ORDER_SAID] if plan.keep_order else [])]
 
 
-def _show(console: Console, plan: Plan) -> None:
-    console.print(f"[bold]{plan.name}[/] version {plan.version}, digest {plan.digest[:12]}: complete", soft_wrap=True)
-    # Wide enough for a log file when there is no terminal to fit.
-    console.width = console.width if sys.stdout.isatty() else 140
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("output", "from", "treated by", "what it still discloses"):
-        table.add_column(title, overflow="fold")
-    for one in plan.fields:
-        table.add_row(one.name, one.source, ", ".join(one.operators), one.discloses)
-    console.print(table)
-    console.print(f"dropped: {', '.join(_dropped(plan)) or 'nothing'}", soft_wrap=True)
-    for warning in [*plan.warnings, *_said_of_keys(plan)]:
-        console.print(f"[yellow]note[/]  {warning}", soft_wrap=True)
-    console.print()
+def _show(console: Console, plans: Sequence[Plan], matches: Sequence[str]) -> None:
+    from rich.text import Text
+
+    def say(word: str, style: str, text: str) -> None:
+        console.print(Text.assemble((word, style), "  " if style == "yellow" else "", printable(text)), soft_wrap=True)
+
+    for plan in plans:
+        say(plan.name, "bold", f" version {plan.version}, digest {plan.digest[:12]}: complete")
+        table = columns("output", "from", "treated by", "what it still discloses")
+        for one in plan.fields:
+            table.add_row(*(Text(printable(cell)) for cell in (one.name, one.source, ", ".join(one.operators), one.discloses)))
+        console.print(table)
+        say("dropped: ", "", ", ".join(_dropped(plan)) or "nothing")
+        for warning in plan.warnings:
+            say("warning", "yellow", warning)
+        for note in _notes(plan):
+            say("note", "yellow", note)
+        console.print()
+    for match in matches:
+        say("two recipients", "yellow", match)
 
 
 def _matches(names: Sequence[str], plans: Sequence[Plan]) -> list[str]:
@@ -123,14 +140,14 @@ def _matches(names: Sequence[str], plans: Sequence[Plan]) -> list[str]:
             right = plans[j]
             if left.domain == right.domain:
                 found.append(f"{names[i]} and {names[j]} share the domain {left.domain}: their pseudonyms and their order are the same")
-            shared = []
-            for one in left.fields:
-                for other in right.fields:
-                    if one.source == other.source and "pseudonymize" not in {*one.operators, *other.operators}:
-                        shared.append(one.source)
-            lists = {one.name.split("[]")[0] for one in left.fields if "[]" in one.name}
+            shared = [
+                one.source
+                for one in left.fields
+                for other in right.fields
+                if one.source == other.source and "pseudonymize" not in {*one.operators, *other.operators}
+            ]
             if shared:
                 told = ", ".join(dict.fromkeys(shared))
-                shape = "; so can the length of their lists" if lists else ""
+                shape = "; so can the length of their lists" if any("[]" in one.name for one in left.fields) else ""
                 found.append(f"{names[i]} and {names[j]} can be matched by what both keep of: {told}{shape}")
     return found

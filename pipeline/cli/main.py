@@ -2,93 +2,170 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
-from typing import Annotated, Any, Optional
+import threading
+from typing import Annotated, Any, NoReturn, Optional
 
 import typer
+from typer.core import TyperGroup
 
+from eventveil.pipeline.cli.screen import has_colour, printable
 from eventveil.schemas.errors import EventveilError
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(
+_EXIT_CODES = """\b
+Exit codes:
+  0    done
+  1    a limit or a test failed, or a letter is forged or damaged
+  2    wrong policy, schema or arguments
+  3    keys
+  4    input or output
+  70   internal error
+  130  interrupted"""
+
+
+class _AsUsed(TyperGroup):
+    """Lists commands in the order in which they are used."""
+
+    def list_commands(self, _: Any) -> list[str]:
+        order = ["check", "preview", "keys", "run", "dead-letters", "version"]
+        return sorted(super().list_commands(_), key=lambda name: order.index(name) if name in order else len(order))
+
+
+def _group(**settings: Any) -> typer.Typer:
+    # Without markup a help text keeps its lines, and a square bracket is a square bracket.
+    context = {"help_option_names": ["-h", "--help"]}
+    return typer.Typer(
+        cls=_AsUsed,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings=context,
+        **settings,
+    )
+
+
+app = _group(
     name="eventveil",
-    help="Anonymize domain events in flight, under a policy that a privacy officer can read.",
-    epilog="Exit codes: 0 done, 1 a limit or test failed, 2 wrong policy, schema or arguments, 3 keys, 4 input or output, "
-    "70 internal error, 130 interrupted.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Anonymize domain events in flight, under a policy that a privacy officer can read.
+
+    \b
+    From nothing to anonymous events:
+      eventveil check policy.yaml
+      eventveil preview policy.yaml --input orders.jsonl
+      eventveil keys new keyring.json
+      eventveil keys custodian custodian
+      eventveil run --policy policy.yaml --input 'in/*.jsonl' --output out \\
+        --keys keyring.json --dead-letters refused --custodian custodian.pub
+    """,
+    epilog=_EXIT_CODES,
 )
-keys_app = typer.Typer(help="Make keyrings and custodians' key pairs.", no_args_is_help=True)
-letters_app = typer.Typer(help="List and open refused events.", no_args_is_help=True)
+keys_app = _group(help="Make keyrings, and key pairs for custodians. Nothing is ever overwritten.")
+letters_app = _group(help="List refused events, and open them.")
 app.add_typer(keys_app, name="keys")
 app.add_typer(letters_app, name="dead-letters")
 
 # typer reads annotations at run time; Python 3.10 needs Optional there.
 Text = Optional[str]  # noqa: UP045
+Texts = Optional[list[str]]  # noqa: UP045
+Number = Optional[int]  # noqa: UP045
+
+_INPUT = "A file, a folder or a pattern in quotes; may be given several times."
+_FORMATS = "jsonl, avro or parquet"
 
 
-@app.command()
+@app.command(short_help="Is a policy complete and sound? What does it still disclose?")
 def check(
     document: Annotated[str, typer.Argument(help="A policy, or a job file with its policies.", metavar="POLICY_OR_JOB")],
-    output_schema: Annotated[Text, typer.Option(help="Print the schema of the output instead: avro or json.", metavar="FORMAT")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
-    strict: Annotated[bool, typer.Option(help="Exit with 1 when there are warnings.")] = False,
+    output_schema: Annotated[Text, typer.Option(help="Print the schema of the output instead: avro or json.", metavar="LANGUAGE")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings, or all that is wrong, as JSON.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when there are notes.")] = False,
 ) -> None:
     """Is the policy complete and sound, and what does it still disclose?
 
-    Reads the policy and its event schema, nothing else: no events, no keys.
+    Reads the policy, its event schema and the files that it names; no events, no keys. All that is wrong is said at once, each with
+    its line and what to do (exit code 2). Of a job file, each policy is checked, and by what two outputs can be matched is told.
+
+    \b
+    eventveil check policy.yaml
+    eventveil check job.yaml --strict       for continuous integration
+    eventveil check policy.yaml --output-schema avro
     """
+    # A short command, and most of it imports: looking for garbage meanwhile costs more than it finds.
+    gc.disable()
     from eventveil.pipeline.cli.check import check_document
 
     raise typer.Exit(check_document(document, output_schema, as_json=as_json, strict=strict))
 
 
-@app.command()
+@app.command(short_help="Events before and after, side by side. Nothing is written.")
 def preview(
-    policy: Annotated[str, typer.Argument(help="The policy.")],
-    input: Annotated[list[str], typer.Option("--input", "-i", help="A file, folder or pattern; may be given several times.")],
-    number: Annotated[int, typer.Option("--number", "-n", min=1, max=1000, help="How many events to show.")] = 5,
-    format: Annotated[Text, typer.Option(help="jsonl, avro or parquet; default: by the file's suffix.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per event: before, after, refused.")] = False,
+    policy: Annotated[str, typer.Argument(help="The policy.", metavar="POLICY")],
+    input: Annotated[list[str], typer.Option("--input", "-i", help=_INPUT, metavar="PATH")],
+    number: Annotated[int, typer.Option("--number", "-n", min=1, max=1000, help="How many events to show.", metavar="N")] = 5,
+    input_format: Annotated[Text, typer.Option(help=f"{_FORMATS}; default: by the name.", metavar="FORMAT")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per event: before (as text), after, refused, left_out.")
+    ] = False,
 ) -> None:
-    """Show events before and after, side by side. Writes nothing; uses keys that are thrown away.
+    """Show the first events as they are and as they become, side by side.
 
-    Shows events in clear on your screen: run it where you may see them.
+    Writes nothing, and uses keys that are thrown away: pseudonyms and noise will be others in a run. Shows events in clear: run it where
+    you may see them.
+
+    \b
+    eventveil preview policy.yaml --input orders.jsonl -n 2
+    eventveil preview policy.yaml --input 'in/*.parquet' --json
     """
     from eventveil.pipeline.cli.preview import preview_events
 
-    raise typer.Exit(preview_events(policy, input, number, format, as_json=as_json))
+    raise typer.Exit(preview_events(policy, input, number, input_format, as_json=as_json))
 
 
-@app.command()
+@app.command(short_help="Turn events into anonymous events, from files to files.")
 def run(
-    job: Annotated[Text, typer.Argument(help="A job file; or give --policy, --input and --output.", metavar="[JOB]")] = None,
-    policy: Annotated[Text, typer.Option("--policy", "-p", help="The policy.")] = None,
-    input: Annotated[
-        Optional[list[str]], typer.Option("--input", "-i", help="A file, folder or pattern; may be given several times.")
-    ] = None,  # noqa: UP045
-    output: Annotated[Text, typer.Option("--output", "-o", help="The folder to write to.")] = None,
-    keys: Annotated[Text, typer.Option("--keys", "-k", help="The keyring file, or env:NAME.")] = None,
-    input_format: Annotated[Text, typer.Option(help="Format of the input; default: by its suffix.")] = None,
-    format: Annotated[Text, typer.Option(help="Format of the output: jsonl, avro or parquet; default: that of the input.")] = None,
-    partition_by: Annotated[Text, typer.Option(help="window: one folder per release window.")] = None,
-    dead_letters: Annotated[Text, typer.Option(help="The folder for refused events, sealed.")] = None,
-    custodian: Annotated[Text, typer.Option(help="The custodian's public key, to which refused events are sealed.")] = None,
+    job: Annotated[Text, typer.Argument(help="A job file; then no other option but --quiet and --debug.", metavar="JOB")] = None,
+    policy: Annotated[Text, typer.Option("--policy", "-p", help="The policy.", metavar="FILE")] = None,
+    input: Annotated[Texts, typer.Option("--input", "-i", help=_INPUT, metavar="PATH")] = None,
+    output: Annotated[
+        Text, typer.Option("--output", "-o", help="The folder to write to: new, empty or of the same job.", metavar="FOLDER")
+    ] = None,
+    keys: Annotated[
+        Text, typer.Option("--keys", "-k", help="The keyring file, or env:NAME for an environment variable.", metavar="FILE")
+    ] = None,
+    dead_letters: Annotated[Text, typer.Option(help="The folder for refused events, sealed to the custodian.", metavar="FOLDER")] = None,
+    custodian: Annotated[Text, typer.Option(help="The custodian's public key (.pub).", metavar="FILE")] = None,
     allow_loss: Annotated[
-        bool, typer.Option("--allow-loss", help="Start without a custodian: refused events are counted and lost.")
+        bool, typer.Option("--allow-loss", help="Start without --dead-letters and --custodian: refused events are counted and lost.")
     ] = False,
-    max_refused: Annotated[Text, typer.Option(help="Fail (exit 1) when more are refused: a number, or a share as 5%.")] = None,
-    workers: Annotated[Optional[int], typer.Option(min=1, max=64, help="Threads that read ranges at the same time.")] = None,  # noqa: UP045
-    summary: Annotated[Text, typer.Option(help="Write the summary to this file, as JSON.", metavar="FILE")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary on the terminal.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Log what Beam does. Never shows an event.")] = False,
+    max_refused: Annotated[
+        Text, typer.Option(help="Fail (exit code 1) when more are refused: a number, or a share as 5%.", metavar="LIMIT")
+    ] = None,
+    input_format: Annotated[Text, typer.Option(help=f"{_FORMATS}; default: by the name.", metavar="FORMAT")] = None,
+    format: Annotated[Text, typer.Option(help=f"Of the output: {_FORMATS}; default: that of the input.", metavar="FORMAT")] = None,
+    partition_by: Annotated[Text, typer.Option(help="window: one folder per release window.", metavar="window")] = None,
+    workers: Annotated[Number, typer.Option(min=1, max=64, help="How many cores to use; default: 1.", metavar="N")] = None,
+    summary: Annotated[Text, typer.Option(help="Write the counts to this file, as JSON.", metavar="FILE")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary; only errors.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Log what Beam does, to standard error. Never shows an event.")] = False,
 ) -> None:
-    """Turn events into anonymous events, from files to files."""
+    """Turn events into anonymous events, from files to files.
+
+    All that can be wrong with policy, keys and folders is found before an event is read. Output files appear whole or not at all, and a
+    second run over the same input writes the same bytes: after an interruption, run again. What a policy refuses is kept, sealed:
+    see eventveil dead-letters.
+
+    \b
+    eventveil run --policy policy.yaml --input 'in/*.jsonl.gz' --output out \\
+      --format parquet --keys keyring.json --dead-letters refused \\
+      --custodian custodian.pub --summary summary.json
+    eventveil run job.yaml                  several policies on one read
+    """
     from eventveil.pipeline.cli.run import run_job
 
     flags = {
@@ -110,55 +187,87 @@ def run(
     raise typer.Exit(run_job(job, given, quiet=quiet, debug=debug))
 
 
-@keys_app.command("new")
+@keys_app.command("new", short_help="Make a keyring.")
 def keys_new(
-    path: Annotated[str, typer.Argument(help="The keyring to make. Never overwrites.")],
-    domain: Annotated[Optional[list[str]], typer.Option(help="Give this domain a root of its own; may be given several times.")] = None,  # noqa: UP045
+    path: Annotated[str, typer.Argument(help="The file to make.", metavar="FILE")],
+    domain: Annotated[Texts, typer.Option(help="Give this domain a root of its own; may be given several times.", metavar="NAME")] = None,
 ) -> None:
-    """Make a keyring: 32 random bytes in a file that only you can read."""
+    """Make a keyring: 32 random bytes in a file that only you can read.
+
+    Pseudonyms and noise come from it: the same keyring makes the same ones again. With --domain that domain can be
+    rotated or destroyed apart from the others.
+
+    \b
+    eventveil keys new keyring.json
+    eventveil keys new keyring.json --domain analytics --domain fulfilment
+    """
     from eventveil.pipeline.cli.keys import new_keys
 
     raise typer.Exit(new_keys(path, domain or []))
 
 
-@keys_app.command("custodian")
+@keys_app.command("custodian", short_help="Make a custodian's key pair.")
 def keys_custodian(
-    prefix: Annotated[str, typer.Argument(help="Writes PREFIX.pub and PREFIX.key. Never overwrites.", metavar="PREFIX")],
+    prefix: Annotated[str, typer.Argument(help="Writes PREFIX.pub and PREFIX.key.", metavar="PREFIX")],
 ) -> None:
-    """Make a custodian's key pair: refused events are sealed to PREFIX.pub, and opened with PREFIX.key alone."""
+    """Make a custodian's key pair: refused events are sealed to PREFIX.pub, and opened with PREFIX.key alone.
+
+    The pipeline needs PREFIX.pub only. PREFIX.key belongs to somebody else, on another machine.
+
+    \b
+    eventveil keys custodian custodian
+    """
     from eventveil.pipeline.cli.keys import new_custodian_pair
 
     raise typer.Exit(new_custodian_pair(prefix))
 
 
-@letters_app.command("list")
+@letters_app.command("list", short_help="What was refused, why and where. Shows no event.")
 def letters_list(
-    folder: Annotated[str, typer.Argument(help="The folder of dead letters.")],
-    code: Annotated[Text, typer.Option(help="Only letters with this code.")] = None,
-    keys: Annotated[Text, typer.Option("--keys", "-k", help="The keyring: verify that the run wrote each letter.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per letter.")] = False,
+    folder: Annotated[str, typer.Argument(help="The folder of dead letters, or one of its files.", metavar="FOLDER")],
+    code: Annotated[Text, typer.Option(help="Only letters with this code.", metavar="EVnnn")] = None,
+    keys: Annotated[Text, typer.Option("--keys", "-k", help="The run's keyring: tells forged letters.", metavar="FILE")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per letter.")] = False,
 ) -> None:
-    """What was refused, why and where. Shows no event."""
+    """What was refused, why and where, counted. Shows no event, and needs no private key.
+
+    Whoever has the custodian's public key can write letters: with --keys those that the run did not write are counted apart. Exit code 1
+    when letters are forged or damaged.
+
+    \b
+    eventveil dead-letters list refused --keys keyring.json
+    eventveil dead-letters list refused --code EV502 --json
+    """
     from eventveil.pipeline.cli.dead_letters import list_folder
 
     raise typer.Exit(list_folder(folder, code, keys, as_json=as_json))
 
 
-@letters_app.command("open")
+@letters_app.command("open", short_help="Open refused events: their exact bytes, in clear.")
 def letters_open(
-    folder: Annotated[str, typer.Argument(help="The folder of dead letters.")],
-    key: Annotated[str, typer.Option("--key", help="The custodian's private key.")],
-    keys: Annotated[Text, typer.Option("--keys", "-k", help="The keyring: refuse letters that the run did not write.")] = None,
-    code: Annotated[Text, typer.Option(help="Only letters with this code.")] = None,
-    output: Annotated[Text, typer.Option("--output", "-o", help="Write to this new file, readable by you alone.")] = None,
+    folder: Annotated[str, typer.Argument(help="The folder of dead letters, or one of its files.", metavar="FOLDER")],
+    key: Annotated[str, typer.Option("--key", help="The custodian's private key (.key).", metavar="FILE")],
+    keys: Annotated[Text, typer.Option("--keys", "-k", help="The run's keyring: leave out forged letters.", metavar="FILE")] = None,
+    code: Annotated[Text, typer.Option(help="Only letters with this code.", metavar="EVnnn")] = None,
+    output: Annotated[
+        Text, typer.Option("--output", "-o", help="A new file, readable by you alone; default: standard output.", metavar="FILE")
+    ] = None,
 ) -> None:
-    """Open refused events: their exact bytes, one per line as they came. They are in clear: handle them so."""
+    """Open refused events: their exact bytes, one per line as they came. They are in clear: handle them so.
+
+    Without --keys it is not known who wrote a letter: do not feed it back into a job. On a terminal control characters are shown as
+    U+FFFD; a file or a pipe gets the exact bytes. Exit code 3 when a letter cannot be opened; the others are.
+
+    \b
+    eventveil dead-letters open refused --key custodian.key \\
+      --keys keyring.json --output refused.jsonl
+    """
     from eventveil.pipeline.cli.dead_letters import open_folder
 
     raise typer.Exit(open_folder(folder, key, keys, code, output))
 
 
-@app.command()
+@app.command(short_help="Print the version.")
 def version() -> None:
     """Print the version."""
     from importlib.metadata import version as version_of
@@ -168,19 +277,25 @@ def version() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """The entry point: every error becomes a message without data and an exit code."""
-    if os.name == "posix":
-        signal.signal(signal.SIGTERM, _interrupt)
+    # Plugins of pydantic are not ours, and would be shown what we validate; looking for them takes longer than our own start.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    for stream in (sys.stdout, sys.stderr):
+        # What an old terminal cannot show is escaped: never a reason to fail.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(arguments, prog_name="eventveil", standalone_mode=False)
     except EventveilError as error:
         _tell(error)
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted: no half-written file was left; run again to complete", file=sys.stderr)
-        _leave(130)
-    except BrokenPipeError:
+        _interrupted()
+    except (BrokenPipeError, SystemExit):
+        # rich leaves by SystemExit when nobody reads on.
         _leave(141)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - its text may quote an event
         code = _usage(error)
     _leave(code if isinstance(code, int) else 0)
 
@@ -199,19 +314,28 @@ def _usage(error: Exception) -> int:
 
 
 def _tell(error: EventveilError) -> None:
-    colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    colour = has_colour(sys.stderr.isatty())
     for problem in error.problems:
-        text = str(problem)
+        text = printable(str(problem))
         print(text.replace(problem.code, f"\033[31m{problem.code}\033[0m", 1) if colour else text, file=sys.stderr)
-    if not error.problems:
-        print(error, file=sys.stderr)
 
 
 def _interrupt(*_: Any) -> None:
+    """Unwind once, so that temporary files go; leave at once on a second signal, or when something holds us."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(130))
+    held = threading.Timer(5, os._exit, [130])
+    held.daemon = True
+    held.start()
     raise KeyboardInterrupt
 
 
-def _leave(code: int) -> None:
+def _interrupted() -> NoReturn:
+    print("interrupted: every file that was written is whole; run again to complete", file=sys.stderr)
+    _leave(130)
+
+
+def _leave(code: int) -> NoReturn:
     """Leave at once: threads of a runner that was interrupted must not hold the process."""
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import threading
 import time
@@ -11,9 +13,11 @@ from eventveil.pipeline.report.meter import METER
 
 __all__ = ["Progress"]
 
+_CLEAR = "\r\033[K"
+
 
 class Progress:
-    """While it is entered, shows events read, their rate, refusals and finished ranges. Nothing when not a terminal.
+    """While it is entered, shows events read, their rate, refusals and finished ranges. Nothing where there is no terminal, or a dumb one.
 
     Args:
         ranges: how many ranges there are.
@@ -22,7 +26,7 @@ class Progress:
 
     def __init__(self, ranges: int, shown: bool) -> None:
         self._ranges = ranges
-        self._shown = shown and sys.stderr.isatty()
+        self._shown = shown and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._show, daemon=True)
 
@@ -37,11 +41,17 @@ class Progress:
         self._over.set()
         if self._shown:
             self._thread.join()
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+            print(_CLEAR, end="", file=sys.stderr, flush=True)
 
     def _show(self) -> None:
-        while not self._over.wait(0.5):
-            seconds = time.monotonic() - self._began
-            rate = METER.read / seconds if seconds else 0
-            line = f"{METER.read:,} events  {rate:,.0f}/s  refused {METER.refused:,}  ranges {METER.ranges}/{self._ranges}"
-            print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+        while True:
+            print(f"{_CLEAR}{self._line()}", end="", file=sys.stderr, flush=True)
+            if self._over.wait(0.5):
+                return
+
+    def _line(self) -> str:
+        seconds = time.monotonic() - self._began
+        rate = METER.read / seconds if seconds > 0.5 else 0
+        line = f"{METER.read:,} events  {rate:,.0f}/s  refused {METER.refused:,}  ranges {METER.ranges:,}/{self._ranges:,}"
+        # A longer one would wrap, and never be cleared.
+        return line[: shutil.get_terminal_size().columns - 1]

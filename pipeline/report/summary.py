@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from eventveil.schemas.errors import CODES
 
@@ -37,10 +37,27 @@ class PolicySummary:
     def balanced(self) -> bool:
         return self.into == self.out + self.refused_total + self.filtered
 
+    def as_json(self) -> dict[str, object]:
+        return {
+            "policy": self.policy,
+            "version": self.version,
+            "digest": self.digest,
+            "in": self.into,
+            "out": self.out,
+            "filtered": self.filtered,
+            "refused": dict(sorted(self.refused.items())),
+            "drift": dict(sorted(self.drift.items())),
+            "rules": dict(sorted(self.rules.items())),
+        }
+
 
 @dataclass
 class Summary:
-    """A whole run."""
+    """A whole run.
+
+    Attributes:
+        seconds: of the whole command, start-up included. keys: the public fingerprint of the keyring.
+    """
 
     job: str
     seconds: float
@@ -48,11 +65,7 @@ class Summary:
     policies: list[PolicySummary]
 
     def as_json(self) -> dict[str, object]:
-        policies = []
-        for one in self.policies:
-            told = asdict(one)
-            told["in"] = told.pop("into")
-            policies.append(told)
+        policies = [one.as_json() for one in self.policies]
         return {"job": self.job, "seconds": round(self.seconds, 3), "keys": self.keys, "policies": policies}
 
     def lines(self) -> Iterable[str]:
@@ -66,7 +79,7 @@ class Summary:
             for code, number in sorted(one.refused.items()):
                 yield f"  refused {number:,}: {code} {CODES[code][0]}"
             for path, number in sorted(one.drift.items()):
-                yield f"  drift {number:,}: fields unknown to the schema in {path}"
+                yield f"  drift {number:,}: fields that the schema does not know, at {path}"
         total = max((one.into for one in self.policies), default=0)
         rate = f", {total / self.seconds:,.0f} events/s" if self.seconds > 0 and total else ""
         yield f"{self.seconds:.1f} s{rate}, start-up included"

@@ -25,8 +25,8 @@ def run(job: FileJob, workers: int = 1) -> Mapping[str, int]:
     Raises:
         EventveilError: the first error of the job, in the order of the codes, as it was raised on the worker.
     """
-    # Beam logs each failure with its whole stack; ours is told once, by the command line.
-    logging.getLogger("apache_beam").setLevel(max(logging.getLogger().level, logging.CRITICAL))
+    # Beam logs each failure with its whole stack; ours is told once, by the command line. Who debugs sees both.
+    logging.getLogger("apache_beam").setLevel(logging.DEBUG if logging.getLogger().level == logging.DEBUG else logging.CRITICAL)
     options = PipelineOptions(flags=[], runner="FnApiRunner")
     direct = options.view_as(DirectOptions)
     direct.direct_num_workers = workers

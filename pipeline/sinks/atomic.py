@@ -48,6 +48,8 @@ def make_folder(folder: str) -> None:
     try:
         os.makedirs(folder, exist_ok=True)
         _sync_folder(parent)
+    except FileExistsError:
+        raise StorageError.of("EV404", "a file stands where a folder is needed", "name another folder", file=folder) from None
     except OSError as error:
         raise unwritable(folder, error) from None
 

@@ -71,7 +71,7 @@ def list_ranges(patterns: Sequence[str], format: str | None = None, part_bytes: 
     kinds = {path: _kind(path, format) for path in paths}
     if len({kind for kind, _ in kinds.values()}) > 1:
         first, other = (next(path for path in paths if kinds[path][0] == kind) for kind in sorted({kind for kind, _ in kinds.values()})[:2])
-        raise StorageError.of("EV406", f"'{first}' and '{other}' have different formats", "name one with --format or input.format")
+        raise StorageError.of("EV406", f"'{first}' and '{other}' have different formats", "name one with --input-format or input.format")
     return [piece for path in paths for piece in _ranges_of(path, *kinds[path], part_bytes)]
 
 
@@ -129,7 +129,7 @@ def _kind(path: str, format: str | None) -> tuple[str, str | None]:
     compression = _COMPRESSION_OF.get(suffix.lower())
     known = _FORMAT_OF.get(os.path.splitext(inner)[1].lower() if compression else suffix.lower())
     if (format or known) is None:
-        remedy = "name it with --format or input.format: jsonl, avro or parquet"
+        remedy = "name it with --input-format or input.format: jsonl, avro or parquet"
         raise StorageError.of("EV406", "the name does not tell the format", remedy, file=path)
     if compression and (format or known) != "jsonl":
         raise StorageError.of("EV406", f"{format or known} files are compressed inside, not as a whole", "decompress the file", file=path)

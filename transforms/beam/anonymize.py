@@ -26,10 +26,11 @@ from eventveil.transforms.compile import load_plan
 from eventveil.transforms.decode.decoded import Decoded
 from eventveil.transforms.decode.reading import Decoders, Originals, Reading
 from eventveil.transforms.encode.compact import compact_batch
+from eventveil.transforms.encode.json_events import encode_json
 from eventveil.transforms.keys.custodian import load_public
 from eventveil.transforms.keys.keyring import load_keys
 from eventveil.transforms.nested import Column
-from eventveil.transforms.plan import Plan
+from eventveil.transforms.plan import POSITION, Plan
 from eventveil.transforms.seal import Sealing
 from eventveil.transforms.veil import Outcome
 
@@ -152,13 +153,30 @@ class BatchBytes(beam.DoFn):
 
 
 class _Publish(beam.DoFn):
-    """Veiled batch -> the output alone: internal columns removed, nothing hidden in its buffers; empty batches vanish."""
+    """Veiled batch -> the output alone: in keyed order, internal columns removed, nothing hidden in its buffers; empty batches vanish.
+
+    Args:
+        keep_order: rows leave as they came, and the order in two outputs of one read joins their rows.
+    """
+
+    def __init__(self, keep_order: bool) -> None:
+        self._keep_order = keep_order
 
     @guarded
     def process(self, veiled: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         if veiled.num_rows:
-            inner = [name for name in veiled.schema.names if name not in (ORDER, WINDOW)]
-            yield compact_batch(veiled.select(inner))
+            visible = veiled.select([name for name in veiled.schema.names if name not in (ORDER, WINDOW)])
+            if not self._keep_order:
+                visible = visible.take(_keyed_order(veiled.column(ORDER), visible))
+            yield compact_batch(visible)
+
+
+def _keyed_order(order: pa.Array, visible: pa.RecordBatch) -> pa.Array:
+    """The rows' numbers by their keyed ids; those of equal ids by what they show."""
+    ranks = pa.table({"order": order.cast(pa.binary())})
+    if pc.count_distinct(ranks["order"]).as_py() < len(order):
+        ranks = ranks.append_column("line", encode_json(visible))
+    return pc.sort_indices(ranks, [(name, "ascending") for name in ranks.column_names])
 
 
 class _Filled(beam.DoFn):
@@ -177,6 +195,10 @@ class Anonymize(beam.PTransform):
     column `value` of messages). Gives two PCollections of RecordBatches: veiled events with the policy's output
     columns, and letters of refused events with the columns of `eventveil.transforms.batch.LETTERS`.
 
+    Windows stay. Messages are gathered into batches within their window, and a batch has the timestamp of its window's end; batches
+    that are given keep their own. Rows of a batch leave in an order keyed per domain, unless the policy says `order: keep`. Events of
+    another type than the policy's `event.type` are refused.
+
     Args:
         policy: path of the policy, or a compiled Plan.
         keys: path of a keyring, or ``env:NAME``. Loaded on the worker, never pickled.
@@ -185,7 +207,8 @@ class Anonymize(beam.PTransform):
         allow_loss: refused events are counted and lost.
 
     Raises:
-        PolicyError, SchemaError: when the pipeline is built; EV119 when refused events would be lost.
+        PolicyError, SchemaError: when the pipeline is built; EV119 when refused events would be lost, EV120 when elements are
+            neither bytes nor RecordBatches, or of no known type, EV211 when the policy names events by a position that they have not.
     """
 
     def __init__(
@@ -202,17 +225,23 @@ class Anonymize(beam.PTransform):
         self.plan = policy if isinstance(policy, Plan) else load_plan(policy)
         if custodian is None and not allow_loss:
             raise PolicyError(Problem("", 0, "EV119", "refused events would be lost", "give custodian=, or allow_loss=True"))
+        if self.plan.event.ids == ((POSITION,),):
+            fact = "event.id is $position, and elements of a PCollection have none that a replay would find again"
+            raise PolicyError(Problem("", 0, "EV211", fact, "name fields of the event"))
         self._sealing = Sealing(keys, None if custodian is None else load_public(custodian))
         self._reading = Reading(self.plan.schema, self.plan.used, format, max_event_bytes)
 
     def expand(self, events: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
         plan = self.plan
+        if events.element_type not in (bytes, pa.RecordBatch):
+            fact = f"Anonymize takes bytes or pyarrow.RecordBatch, and the PCollection has elements of the type {events.element_type}"
+            raise PolicyError(Problem("", 0, "EV120", fact, "say it on the transform before: .with_output_types(bytes)"))
         if events.element_type is bytes:
             lists = events | "GatherMessages" >> beam.BatchElements(min_batch_size=100, max_batch_size=10_000)
             events = lists | "BatchMessages" >> beam.ParDo(BatchBytes()).with_output_types(pa.RecordBatch)
         decoded, undecodable = decode(events, self._reading, [(plan.name, plan.digest)], self._sealing)
         veiled, unveilable = veil(decoded, plan, plan.name, self._sealing)
-        published = veiled | "PublishVeiled" >> beam.ParDo(_Publish()).with_output_types(pa.RecordBatch)
+        published = veiled | "PublishVeiled" >> beam.ParDo(_Publish(plan.keep_order)).with_output_types(pa.RecordBatch)
         letters = (undecodable, unveilable) | "JoinRefused" >> beam.Flatten()
         return published, letters | "DropEmpty" >> beam.ParDo(_Filled()).with_output_types(pa.RecordBatch)
 

@@ -29,7 +29,8 @@ class RecordBatchCoder(beam.coders.Coder):
     def decode(self, encoded: bytes) -> pa.RecordBatch:
         if encoded[:1] != _VERSION:
             raise EventveilError.of("EV901", "a batch was written by another version of the coder")
-        with pa.ipc.open_stream(pa.py_buffer(encoded)[1:]) as reader:
+        # Copied: behind the version byte no number would stand at a multiple of its size, and numpy and Arrow want that.
+        with pa.ipc.open_stream(pa.py_buffer(encoded[1:])) as reader:
             return reader.read_next_batch()
 
     def is_deterministic(self) -> bool:

@@ -43,6 +43,9 @@ def guarded(method: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]
             _failures.append(hidden)
             raise hidden from None
 
+    # Beam would look the method's parameters up by names that the wrapper does not have; types are said where DoFns are used.
+    del wrapper.__wrapped__
+    wrapper.__annotations__ = {}
     return wrapper
 
 

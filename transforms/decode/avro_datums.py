@@ -205,7 +205,7 @@ class _Compiler:
         if isinstance(schema, list):
             return self._union(schema, node, columns, path)
         kind = _kind(schema)
-        if kind == "null":
+        if kind == "null" and path:
             return _null(columns)
         if isinstance(node, Record):
             return self._record(schema, kind, node, columns, path)
@@ -229,10 +229,10 @@ class _Compiler:
         fits = False
         for case in cases:
             if _kind(self._resolved(case)) == "null":
-                readers.append(_null(columns))
+                readers.append(_null(columns) if path else _wrong(path))  # no event is null
                 continue
             try:
-                if fits and not isinstance(node, Leaf):
+                if fits and columns.below:
                     raise Misfit(f"{path}: a union of several types that fit")
                 readers.append(self.reader(case, node, columns, path))
                 fits = True
@@ -240,8 +240,8 @@ class _Compiler:
                 # Only an event of this case is wrong.
                 misfit = error
                 readers.append(_wrong(path))
-        if misfit is not None and not fits:
-            raise misfit
+        if not fits and (misfit is not None or not path):
+            raise misfit or _misfit(path, "a union of nothing", "a record")
         return _cases(readers)
 
     def _record(self, schema: Any, kind: str, node: Record, columns: Columns, path: str) -> Read:

@@ -30,13 +30,12 @@ _TOKEN = re.compile(
 _INSIDE = re.compile(rb"""([{\[]+)|([}\]]+)|"([^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*)"|([^{}\[\]"]+)""", re.DOTALL)
 _INTEGER = re.compile(rb"-?(?:0|[1-9][0-9]*)\Z")
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?\Z")
-_LARGE = re.compile(rb"[eE]\+?0*[0-9]{3}")
+_LARGE = re.compile(rb"[eE]\+?0*[0-9]{3}|[0-9]{300}")  # may be more than a double can hold
 _NOT_FINITE = re.compile(rb"-?(?:NaN|Inf|Infinity)\Z")
 _DECIMAL = re.compile(rb"[+-]?(?P<whole>[0-9]*)(?:\.(?P<fraction>[0-9]*))?(?:[eE](?P<exponent>[+-]?[0-9]+))?\Z")
 _BOOLEANS = (b"true", b"false")
 _WORDS = (*_BOOLEANS, b"null")
 _CONTAINERS = (Record, ListOf, MapOf)
-_LONG = 300  # more characters than any number needs that a double can hold
 _MOST_DIGITS = 38
 _INT64 = range(-(2**63), 2**63)
 
@@ -154,7 +153,7 @@ def _behind(text: bytes, at: int, label: str, above: int, result: Scan) -> int:
                 return at + depth
         elif quoted is not None:
             _scalar(quoted, None, None, label, result)
-        elif _LARGE.search(others) or len(others) > _LONG:
+        elif _LARGE.search(others):
             result.suspicion = result.suspicion or ("EV507", label)
         elif b"N" in others or b"I" in others:
             result.unreadable = result.unreadable or ("EV505", label)
@@ -198,7 +197,7 @@ def _scalar(quoted: bytes | None, word: bytes | None, known: _Known | None, labe
             result.unreadable = result.unreadable or ("EV505", path)
         elif not _NUMBER.match(word):
             raise _Found("EV501")
-        elif len(word) > _LONG or _LARGE.search(word):
+        elif _LARGE.search(word):
             is_float = isinstance(kind, pa.DataType) and pa.types.is_floating(kind)
             result.suspicion = result.suspicion or ("EV505" if is_float else "EV507", path)
     if known is None or word == b"null":

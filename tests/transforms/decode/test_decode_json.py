@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import subprocess
 import sys
@@ -50,10 +50,38 @@ AB = schema(a=Leaf(pa.int64()), s=TEXT)
 class TestFraming:
     @pytest.mark.parametrize(
         "value",
-        [b"null", b"", b" ", b"\n\n", b"1", b'"{}"', b"[]", b"[{}]", b"{", b"}", b"{}{}", b"{}\x00}", b'{"a":1}\n{"a":2}', b'{"a":1,\n"s":"x"}',
-         b'{"a":1,\r"s":"x"}', b"\xef\xbb\xbf{}", b"{} x", b"/**/{}", b'{"a":1', b'"a":1}', b"{'a':1}", b'{"a":1,}', b'{"a":01}', b'{"a" 1}',
-         b'{"s":"\x01"}', b'{"s":"\t"}', b'{"s":"\\x"}', b"\x00{}", b"{}\x0b"],
-    )  # fmt: skip
+        [
+            *(
+                b"null",
+                b"",
+                b" ",
+                b"\n\n",
+                b"1",
+                b'"{}"',
+                b"[]",
+                b"[{}]",
+                b"{",
+                b"}",
+                b"{}{}",
+                b"{}\x00}",
+                b"\x00{}",
+                b"{}\x0b",
+                b"{} x",
+                b"/**/{}",
+            ),
+            *(
+                b'{"a":1}\n{"a":2}',
+                b'{"a":1,\n"s":"x"}',
+                b'{"a":1,\r"s":"x"}',
+                b"\xef\xbb\xbf{}",
+                b'{"a":1',
+                b'"a":1}',
+                b"{'a':1}",
+                b'{"a":1,}',
+            ),
+            *(b'{"a":01}', b'{"a" 1}', b'{"s":"\x01"}', b'{"s":"\t"}', b'{"s":"\\x"}'),
+        ],
+    )
     def test_what_is_not_one_object_on_one_line_is_refused(self, value: bytes) -> None:
         assert [(1, "EV501", "")] == verdicts(decode(AB, b"{}", value, b"{}"))
 
@@ -139,11 +167,11 @@ class TestValues:
             (Leaf(pa.decimal128(5, 2)), '"-999.99"', Decimal("-999.99")),
             (Leaf(pa.decimal128(5, 2)), "1e2", Decimal("100.00")),
             (Leaf(pa.decimal128(5, 2)), '"15e-1"', Decimal("1.50")),
-            (Leaf(pa.date32()), '"2024-02-29"', datetime.date(2024, 2, 29)),
-            (Leaf(pa.time32("ms")), '"23:59:59.9999"', datetime.time(23, 59, 59, 999000)),
-            (Leaf(pa.time64("us")), '"00:01"', datetime.time(0, 1)),
-            (Leaf(pa.timestamp("us")), '"2014-09-04T23:03:14.123456789"', datetime.datetime(2014, 9, 4, 23, 3, 14, 123456)),
-            (Leaf(pa.timestamp("ms")), '"1969-12-31 23:59:59.9999"', datetime.datetime(1969, 12, 31, 23, 59, 59, 999000)),
+            (Leaf(pa.date32()), '"2024-02-29"', dt.date(2024, 2, 29)),
+            (Leaf(pa.time32("ms")), '"23:59:59.9999"', dt.time(23, 59, 59, 999000)),
+            (Leaf(pa.time64("us")), '"00:01"', dt.time(0, 1)),
+            (Leaf(pa.timestamp("us")), '"2014-09-04T23:03:14.123456789"', dt.datetime(2014, 9, 4, 23, 3, 14, 123456)),
+            (Leaf(pa.timestamp("ms")), '"1969-12-31 23:59:59.9999"', dt.datetime(1969, 12, 31, 23, 59, 59, 999000)),
             (ListOf(ListOf(Leaf(pa.int64()), True), True), "[[1,null],[],null]", [[1, None], [], None]),
         ],
     )
@@ -154,7 +182,7 @@ class TestValues:
         "text", ["2014-09-04T23:03:14Z", "2014-09-05T01:03:14+02:00", "2014-09-04 21:03:14-0200", "2014-09-04T23:03:14"]
     )
     def test_instants_are_utc(self, text: str) -> None:
-        assert datetime.datetime(2014, 9, 4, 23, 3, 14, tzinfo=datetime.timezone.utc) == read(Leaf(pa.timestamp("us", "UTC")), f'"{text}"')
+        assert dt.datetime(2014, 9, 4, 23, 3, 14, tzinfo=dt.timezone.utc) == read(Leaf(pa.timestamp("us", "UTC")), f'"{text}"')
 
     @pytest.mark.parametrize(
         ("digits", "nanos"), [("", 0), (".1", 10**8), (".123456789", 123456789), (".0000001", 100), (".12345678Z", 123456780)]
@@ -459,10 +487,8 @@ class TestUsed:
         lines = pa.array([b'{"a":1,"s":"x"}\n'] * 100)
         before = pa.total_allocated_bytes()
         decoded = JsonDecoder(AB).decode(lines)
-        table = pyarrow.json.read_json(
-            pa.BufferReader(lines.buffers()[2]),
-            parse_options=pyarrow.json.ParseOptions(explicit_schema=pa.schema(list(decoded.events.type))),
-        )
+        options = pyarrow.json.ParseOptions(explicit_schema=pa.schema(list(decoded.events.type)))
+        table = pyarrow.json.read_json(pa.BufferReader(lines.buffers()[2]), parse_options=options)
 
         assert table.column("s").to_pylist() == decoded.events.field("s").to_pylist()
         assert pa.total_allocated_bytes() - before < 3 * table.nbytes + 4096
