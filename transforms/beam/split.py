@@ -25,7 +25,7 @@ def rows_of(index: Any, number: int) -> Column:
 
 
 class SplitByType(beam.DoFn):
-    """Raw batch -> one raw batch per type, tagged ``type 0``, ``type 1``, ...; the rest -> letters."""
+    """Raw batch -> one raw batch per type, tagged ``type NAME``; the rest -> letters."""
 
     def __init__(
         self, field: str, names: Sequence[str], policies: Sequence[tuple[str, str]], sealing: Sealing, max_event_bytes: int
@@ -58,9 +58,9 @@ class SplitByType(beam.DoFn):
         names = ", ".join(name for name, _ in self._policies)
         letters = self._sealer.seal(batch, origin=part.origin if part else "", policy=names, digest="")
         yield beam.pvalue.TaggedOutput("refused", with_part(letters, part) if part else letters)
-        for i in range(len(self._names)):
+        for i, name in enumerate(self._names):
             # An empty batch too: a part must reach every sink with all its numbers.
-            yield beam.pvalue.TaggedOutput(f"type {i}", raw.take(rows_of(index, i)))
+            yield beam.pvalue.TaggedOutput(f"type {name}", raw.take(rows_of(index, i)))
 
 
 def split_by_type(
@@ -72,7 +72,7 @@ def split_by_type(
     max_event_bytes: int,
 ) -> tuple[dict[str, beam.PCollection], beam.PCollection]:
     """Raw batches -> (raw batches of each type, letters)."""
-    tags = [f"type {i}" for i in range(len(names))]
+    tags = [f"type {name}" for name in names]
     splitter = SplitByType(field, names, policies, sealing, max_event_bytes)
     outputs = raw | "SplitByType" >> beam.ParDo(splitter).with_outputs("refused", *tags)
     for tag in ("refused", *tags):

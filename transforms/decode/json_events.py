@@ -6,24 +6,20 @@ is the only judge of syntax and type, except in maps, which it cannot read: ther
 
 A batch comes to the same verdicts faster. pyarrow converts value by value and n framed lines that parse to n
 documents are one each, so a batch that parses is one whose events parse. If it parses even with unknown fields as an
-error, no event drifts. Else msgspec sorts it: what it reads is parsed together, and bisected if that fails; what it
-refuses is scanned and, if that finds nothing certain, parsed alone. How msgspec sorts costs time, never changes a verdict.
-
-No message of a library leaves this module: pyarrow's quote values.
+error, no event drifts. Else msgspec sorts it: what it reads is parsed together, and taken apart if that fails; what it
+refuses is scanned and, if that finds nothing certain, parsed alone. How msgspec sorts costs time, and never changes a verdict.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence, Set
-from typing import Any, Literal
+from collections.abc import Callable, Set
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.json
 
 from eventveil.schemas.events.tree import EventSchema, Leaf, ListOf, MapOf, Node, Record
 from eventveil.transforms.decode.columns import Column, Kind, flags
@@ -31,6 +27,7 @@ from eventveil.transforms.decode.decoded import Decoded, drift_labels
 from eventveil.transforms.decode.framing import Frames, contents, frame, is_plain
 from eventveil.transforms.decode.json_forms import parse_type, read_leaf
 from eventveil.transforms.decode.json_maps import MapReader, has_maps
+from eventveil.transforms.decode.json_parser import Parser
 from eventveil.transforms.decode.json_scan import Scanner
 from eventveil.transforms.decode.judge import Judge, assemble
 
@@ -47,6 +44,7 @@ _MOST_BYTES = 256 << 20
 # A decimal whose exponent is far below zero makes pyarrow read outside a table, and can kill the process. Texts that
 # might be one, or hide one behind escapes, are scanned before they are parsed.
 _EXPONENT = r'[:,\[][ \t]*"?[+-]?[0-9.]+[eE]-[0-9]+"?[ \t]*[,\]}]|\\u00(3[0-9]|[46]5|2[dDeEbB])'
+_Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 # After so many events that drift in a row there is no use in asking whether the next one does not.
 _DRIFTING = 32
@@ -72,9 +70,9 @@ class JsonDecoder:
         self._refuse_unknown = unknown_fields == "refuse"
         self._max_bytes = max_event_bytes
         self._judge = Judge(schema, used, read_leaf)
-        self._scan = Scanner(schema.root).scan
-        self._fields = pa.schema([pa.field(field.name, kind) for field in schema.root.fields if (kind := _parsed(field.node)) is not None])
-        self._parsed = pa.struct(list(self._fields))
+        scanner = Scanner(schema.root)
+        self._scan = scanner.scan
+        self._parser = Parser(schema.root, scanner)
         self._maps = MapReader(schema.root) if has_maps(schema.root) else None
         self._has_decimals = _has_decimals(schema.root)
         self._labels = drift_labels(schema)
@@ -136,8 +134,8 @@ class JsonDecoder:
             return self._empty(), rows, {}
         if self._maps is None:
             data = _lines(values, rows, frames)
-            events = self._parse(data, len(rows), "error")
-            if events is not None:
+            events = self._parser.parse(data, len(rows), "error")
+            if not isinstance(events, int):
                 return events, rows, {}
         return self._sorted(frames, rows, refused)
 
@@ -145,67 +143,33 @@ class JsonDecoder:
         self, frames: Frames, rows: Int64s, refused: dict[int, tuple[str, str]]
     ) -> tuple[Column, Int64s, dict[int, tuple[str, ...]]]:
         """The same, when a batch did not parse as a whole."""
-        good: list[int] = []
-        alone: list[int] = []
+        likely: list[int] = []
+        unlikely: list[int] = []
         suspects: list[int] = []
         texts = frames.texts(rows)
         drifting = 0
         for row, text in texts.items():  # event by event, because something is wrong with at least one of them
             if drifting < _DRIFTING:
                 if _reads(self._strict, text):
-                    good.append(row)
+                    likely.append(row)
                     drifting = 0
                     continue
                 drifting += 1
             if _reads(self._lax, text):
-                good.append(row)
+                likely.append(row)
                 suspects.append(row)
             else:
-                alone.append(row)
-        pieces: list[tuple[Int64s, Column]] = []
-        self._bisect(texts, good, pieces, refused)
-        for row in alone:
-            problem = self._scan(texts[row]).problem
-            if problem is not None:
-                refused[row] = problem
-                continue
-            suspects.append(row)
-            self._bisect(texts, [row], pieces, refused)
-        if not pieces:
-            return self._empty(), rows[:0], {}
-        rows = np.concatenate([piece[0] for piece in pieces])
-        events = pieces[0][1] if len(pieces) == 1 else pa.concat_arrays([piece[1] for piece in pieces])
-        if len(rows) > 1 and not (np.diff(rows) > 0).all():
-            order = np.argsort(rows)
-            events, rows = events.take(pa.array(order)), rows[order]
+                unlikely.append(row)
+        events, rows = self._parser.read(texts, likely, unlikely, refused)
+        if events is None:
+            return self._empty(), rows, {}
         if self._maps is not None:
             events, rows = self._maps.read(events, rows, texts, refused)
         drift = {}
-        for row in suspects:
+        for row in (*suspects, *unlikely):
             if row not in refused and (labels := self._drift(texts[row])):
                 drift[row] = labels
         return events, rows, drift
-
-    def _bisect(
-        self, texts: dict[int, bytes], rows: Sequence[int], pieces: list[tuple[Int64s, Column]], refused: dict[int, tuple[str, str]]
-    ) -> None:
-        """Parse rows together; where that fails, halves, down to the ones that are refused."""
-        waiting = deque([rows]) if rows else deque()
-        while waiting:
-            rows = waiting.popleft()
-            events = self._parse(pa.py_buffer(b"\n".join([texts[row] for row in rows]) + b"\n"), len(rows), "ignore")
-            if events is not None:
-                pieces.append((np.array(rows, np.int64), events))
-            elif len(rows) == 1:
-                refused[rows[0]] = self._reason(texts[rows[0]])
-            else:
-                half = len(rows) // 2
-                waiting.extendleft((rows[half:], rows[:half]))
-
-    def _reason(self, text: bytes) -> tuple[str, str]:
-        """Code and path of an event that pyarrow refuses."""
-        found = self._scan(text)
-        return found.problem or found.suspicion or ("EV501", "")
 
     def _drift(self, text: bytes) -> tuple[str, ...]:
         """The known parents with unknown fields of an event that was read, in the order of the schema."""
@@ -215,21 +179,6 @@ class JsonDecoder:
         except _UNREADABLE:
             found = self._scan(text).drift
         return tuple(found) if len(found) < 2 else tuple(label for label in self._labels if label in found)
-
-    def _parse(self, data: pa.Buffer, events: int, unexpected: Literal["error", "ignore"]) -> Column | None:
-        """One call of pyarrow; None if it refuses anything. The lines are framed: see framing.py."""
-        try:
-            table = pyarrow.json.read_json(
-                pa.BufferReader(data),  # type: ignore[arg-type]
-                pyarrow.json.ReadOptions(use_threads=False, block_size=data.size + 1),
-                pyarrow.json.ParseOptions(explicit_schema=self._fields, newlines_in_values=False, unexpected_field_behavior=unexpected),
-            )
-        except (pa.ArrowException, ValueError):
-            return None
-        if table.num_rows != events:
-            return None
-        columns: list[Column] = [column.chunk(0) if column.num_chunks == 1 else column.combine_chunks() for column in table.columns]
-        return pa.StructArray.from_buffers(self._parsed, events, [None], 0, 0, columns)
 
     def _empty(self) -> Column:
         return pa.array([], pa.struct([(field.name, _full(field.node)) for field in self.schema.root.fields]))
@@ -272,20 +221,8 @@ def _joined(first: Decoded, second: Decoded, offset: int) -> Decoded:
     )
 
 
-def _parsed(node: Node) -> Kind | None:
-    """What pyarrow.json is asked for: everything but maps, whose keys it could only take for fields."""
-    if isinstance(node, Leaf):
-        return parse_type(node)
-    if isinstance(node, ListOf):
-        item = _parsed(node.item)
-        return None if item is None else pa.list_(item)
-    if isinstance(node, Record):
-        return pa.struct([pa.field(field.name, kind) for field in node.fields if (kind := _parsed(field.node)) is not None])
-    return None
-
-
 def _full(node: Node) -> Kind:
-    """The same with maps."""
+    """What a node is before it is judged."""
     if isinstance(node, Leaf):
         return parse_type(node)
     if isinstance(node, ListOf):
@@ -310,7 +247,7 @@ def _model(node: Node, strict: bool) -> Any:
         if pa.types.is_boolean(kind):
             return bool
         if pa.types.is_integer(kind):
-            return int
+            return _Int64
         if pa.types.is_floating(kind):
             return float
         return int | float | str if pa.types.is_decimal(kind) else str

@@ -254,7 +254,6 @@ def _timestamps(values: Column, wanted: Kind, problems: Problems) -> Column:
         wrong = (numbers > limit) | (numbers < -limit)
         if wrong.any():
             problems.append(("EV506", wrong))
-            numbers = np.where(wrong, 0, numbers)
         numbers = numbers * factor
     elif divisor > 1:
         numbers = numbers // divisor

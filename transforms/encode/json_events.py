@@ -3,8 +3,8 @@
 A record's text is its fields' texts joined with the names between them; a list's text is the joined texts of its
 elements. Escaping is a pass over the column, made only if the column holds a byte that needs it.
 
-How values look: integers and decimals in all their digits; floats in the fewest digits that read back the same, so that
-10.0 is ``10`` (JSON has one kind of number); a float that is no number as null; timestamps with a zone as instants
+How values look: integers in all their digits; decimals exactly, without trailing zeros; floats in the fewest digits that read
+back the same, so that 10.0 is ``10`` (JSON has one kind of number); a float that is no number as null; timestamps with a zone as instants
 with ``Z``, those without one without; fractions of seconds only where they are not zero; bytes as base64 with padding.
 """
 
@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from eventveil.transforms.decode.columns import Column, buffer_of, list_lengths, numbers_of
 from eventveil.transforms.encode.compact import plain
+from eventveil.transforms.keys.canonical import canonical
 
 __all__ = ["encode_json", "output_json_schema"]
 
@@ -62,6 +63,9 @@ def _parts(array: Column) -> _Parts:
         parts = ['"', _base64(array), '"']
     elif pa.types.is_floating(kind):
         return [_floats(array)]
+    elif pa.types.is_decimal(kind):
+        # Plain, without trailing zeros: Arrow's own text may have an exponent, and 30 of scale 9 would be 30.000000000.
+        parts = [canonical(array).cast(pa.string())]
     elif pa.types.is_temporal(kind) and not pa.types.is_duration(kind):
         parts = ['"', _time(array), '"']
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import pickle
@@ -167,9 +168,8 @@ class TestMessages:
                 | beam.Create(range(40))
                 | beam.Map(lambda i: TimestampedValue(message(order(i, tags=[f"{i % 4}ab"])), 10 * (i % 4) + 3))
             )
-            events = numbered.with_output_types(bytes) if hasattr(numbered, "with_output_types") else numbered
-            events.element_type = bytes
-            note(home, *(events | beam.WindowInto(FixedWindows(10)) | anonymize(home)))
+            numbered.element_type = bytes
+            note(home, *(numbered | beam.WindowInto(FixedWindows(10)) | anonymize(home)))
 
         found = noted(home, "veiled")
         assert {0, 10, 20, 30} == {int(window.start) for _, window, _ in found}
@@ -296,14 +296,15 @@ class TestNothingLeaksSideways:
         run(home, [given], pa.RecordBatch)
 
         (veiled,) = batches(home)
-        assert [True, False] == veiled.column("email").is_valid().to_pylist()
+        assert [False, True] == sorted(veiled.column("email").is_valid().to_pylist())
         assert CANARY.encode() not in b"".join(buffer.to_pybytes() for column in veiled.columns for buffer in column.buffers() if buffer)
 
-    def test_no_key_and_no_event_in_what_is_pickled(self, home: Path) -> None:
+    def test_no_key_in_what_is_pickled(self, home: Path) -> None:
         pickled = pickle.dumps(anonymize(home))
 
-        root = json.loads((home / "keyring.json").read_text())["root"]
-        assert root.encode() not in pickled
+        root = json.loads((home / "keyring.json").read_text())["root"].encode()
+        secrets = [root, base64.b64decode(root), base64.b64decode(root).hex().encode()]
+        assert not [secret for secret in secrets for start in range(len(secret) - 7) if secret[start : start + 8] in pickled]
 
     def test_a_defect_is_told_without_its_text(self, home: Path, caplog: pytest.LogCaptureFixture) -> None:
         # A column of another type than the schema's is an error of the pipeline, not of an event.
@@ -427,7 +428,6 @@ class TestTypes:
         root = pipeline()
         _ = root | beam.Create([message(order(1))]) | "Veil" >> anonymize(home)
         components = root.to_runner_api().components
-        ours = {"GatherMessages": None}
         coders = {}
         for transform in components.transforms.values():
             if transform.unique_name.startswith("Veil/") and not transform.unique_name.startswith("Veil/GatherMessages"):
@@ -435,7 +435,7 @@ class TestTypes:
                     coder = components.coders[components.pcollections[output].coder_id]
                     coders[transform.unique_name, output] = coder.spec.payload
 
-        assert ours and len(coders) >= 6
+        assert len(coders) >= 6
         assert all(b"RecordBatchCoder" in payload for payload in coders.values()), coders
 
     def test_letters_have_one_column(self, home: Path) -> None:

@@ -460,6 +460,7 @@ class TestMaps:
 
     def test_nesting_beyond_the_limit_is_refused_wherever_it_is_called(self) -> None:
         assert [(0, "EV501", "")] == verdicts(decode(PROPS, b'{"id":"1","new":' + DEEP + b"}"))
+        assert [(0, "EV501", "")] == verdicts(decode(PROPS, b'{"id":"1","new":' + b"[" * 250 + b"]" * 250 + b"}"))
         assert [] == verdicts(decode(PROPS, b'{"id":"1","new":' + b"[" * 150 + b"]" * 150 + b"}"))
 
 

@@ -128,7 +128,7 @@ def told(decoded: Decoded, rows: int) -> list[Any]:
 @SCHEMAS
 class TestEveryMutation:
     def test_has_one_verdict_alone_and_in_any_batch(self, schema: EventSchema) -> None:
-        texts = events(1, 2500 if schema is PLAIN else 1000, schema)
+        texts = events(1, 1800 if schema is PLAIN else 800, schema)
         decoder = JsonDecoder(schema)
         alone, drift = [], dict[str, int]()
         for text in texts:
@@ -140,7 +140,7 @@ class TestEveryMutation:
         together = decoder.decode(pa.array(texts, pa.binary()))
         assert alone == told(together, len(texts))
         assert drift == together.drift
-        for size in (7, 250):
+        for size in (13, 250):
             split = [
                 told(decoder.decode(pa.array(texts[at : at + size], pa.large_binary())), len(texts[at : at + size]))
                 for at in range(0, len(texts), size)
@@ -150,6 +150,22 @@ class TestEveryMutation:
         assert 0.2 < len(accepted) / len(texts) < 0.8
         again = decoder.decode(pa.array(accepted, pa.binary()))
         assert again.rows is None and [value for value in alone if not isinstance(value, tuple)] == again.events.to_pylist()
+
+    def test_of_one_kind_in_every_event_has_the_same_verdict_too(self, schema: EventSchema) -> None:
+        decoder = JsonDecoder(schema)
+        for fault in (
+            b'"id":"x","id":"y"',
+            b'"id":"x","total":1.001',
+            b'"id":"x","new":1e999',
+            b'"id":"x","ratio":1' + b"0" * 320,
+            b'"id":1',
+        ):
+            texts = [b'{%b,"lines":[]}' % (fault if row % 7 else b'"id":"%d"' % row) for row in range(200)]
+            alone = [told(decoder.decode(pa.array([text])), 1)[0] for text in (texts[0], texts[1])]
+            together = told(decoder.decode(pa.array(texts)), 200)
+
+            assert [{**alone[0], "id": str(row)} if row % 7 == 0 else alone[1] for row in range(200)] == together
+            assert isinstance(alone[1], tuple)
 
     def test_has_one_verdict_whatever_is_used(self, schema: EventSchema) -> None:
         texts = events(2, 400, schema)
@@ -239,6 +255,23 @@ class TestNeighbours:
                     first[:60],
                     second[:60],
                 )
+
+    @pytest.mark.parametrize(
+        ("ends", "values"),
+        [
+            (b"\n", [b'{"new":', b'{"id":"x","lines":[]},"id":"a","lines":[]}', GOOD + GOOD]),
+            (b"", [b'{"id":"}', b'{","lines":[]}', GOOD + GOOD]),
+            (b"\n", [GOOD[:-1], b',"new":1}', GOOD + b" " + GOOD]),
+            (b"\n", [GOOD + GOOD, b"{}", b""]),
+        ],
+        ids=["open-object", "open-text", "comma-first", "blank"],
+    )
+    def test_a_second_document_does_not_make_up_for_one_that_joined_its_neighbour(self, ends: bytes, values: list[bytes]) -> None:
+        decoder = JsonDecoder(PLAIN)
+        alone = [told(decoder.decode(pa.array([value + ends], pa.binary())), 1)[0] for value in values]
+
+        assert all(isinstance(verdict, tuple) for verdict in alone)
+        assert alone == told(decoder.decode(pa.array([value + ends for value in values], pa.binary())), len(values))
 
     def test_values_that_are_slices_of_one_buffer_are_read_as_they_lie(self) -> None:
         whole = pa.array([b"xx", *(text + b"\n" for text in HOSTILE), b"{}"], pa.binary())

@@ -46,7 +46,7 @@ class TestScalars:
             (pa.array([10.0, 0.1, 1e22, 5e-324, -0.0, None]), ["10", "0.1", "1e+22", "5e-324", "-0", "null"]),
             (pa.array([np.nan, np.inf, -np.inf, 1.5, None]), ["null", "null", "null", "1.5", "null"]),
             (pa.array([0.1, None], pa.float32()), ["0.1", "null"]),
-            (pa.array([Decimal("1.50"), Decimal("-0.01"), None], pa.decimal128(5, 2)), ["1.50", "-0.01", "null"]),
+            (pa.array([Decimal("1.50"), Decimal("-0.01"), None], pa.decimal128(5, 2)), ["1.5", "-0.01", "null"]),
             (pa.array([Decimal("9" * 38)], pa.decimal128(38, 0)), ["9" * 38]),
             (pa.array(["", "é😀", None]), ['""', '"é😀"', "null"]),
             (pa.array(["a", None, "a"]).dictionary_encode(), ['"a"', "null", '"a"']),
