@@ -177,10 +177,9 @@ def compare_orders(pairs: Iterable[tuple[Int64s, Int64s]]) -> Orders:
         if n < 3:
             continue
         assert sorted(left) == sorted(right)
-        at = np.empty(n, np.int64)
-        at[np.argsort(np.argsort(right))] = np.arange(n)
-        # For each thing in the order of the left its place in the right.
-        where = np.argsort(right)[np.argsort(np.argsort(left))]
+        # For each thing, as the left has them, its place in the right.
+        sorter = np.argsort(right)
+        where = sorter[np.searchsorted(right, left, sorter=sorter)]
         rho = 1 - 6 * float(((where - np.arange(n)) ** 2).sum()) / (n * (n * n - 1))
         groups, total = groups + 1, total + rho * math.sqrt(n - 1)
         places += int((where == np.arange(n)).sum())
@@ -197,19 +196,6 @@ def shared_orders(left: Output, right: Output) -> list[tuple[Int64s, Int64s]]:
             both = [event for event in ours.tolist() if event in place]
             pairs.append((np.array(both, np.int64), np.array(sorted(both, key=place.__getitem__), np.int64)))
     return pairs
-
-
-def part_orders(left: Output, right: Output) -> tuple[Int64s, Int64s]:
-    """The parts of the input, numbered, in the order of their names in either output."""
-    orders = []
-    for output in (left, right):
-        parts = output.parts()
-        firsts = {
-            name: min(event for file in files for event in output.events[file].tolist() if event >= 0) for name, files in parts.items()
-        }
-        numbers = {first: number for number, first in enumerate(sorted(firsts.values()))}
-        orders.append(np.array([numbers[firsts[name]] for name in sorted(parts)], np.int64))
-    return orders[0], orders[1]
 
 
 def input_orders(output: Output) -> list[tuple[Int64s, Int64s]]:
@@ -295,67 +281,81 @@ def read_regions() -> dict[str, str]:
 # --- the page
 
 
+PAGE = """\
+<!-- printed by: python bench/linkage.py DATA.csv.gz -->
+
+# Joining two outputs of one read
+
+What two recipients find out who put their files together. The two policies of [examples/online_retail](../examples/online_retail/)
+were run in one job over all {orders} real orders ({first} to {last}; Online Retail, UCI Machine Learning Repository,
+[attribution](../examples/online_retail/ATTRIBUTION.md)). Identifiers join nothing: the domains differ, and no pseudonym stands in
+both. What is left are order and metadata, and content.
+
+The figures come from a fixed key, and come out the same again with
+
+    python bench/linkage.py online_retail/2010-12_to_2011-06.csv.gz
+
+[A test](../tests/jobs/test_online_retail.py) holds the job to the first table, and this page to the script.
+
+## By order and metadata: chance
+
+Rows are compared inside an output part: the events that stand in one file of marketing and in one file of logistics, in the order
+of either. Under chance the standardized rank correlation lies within 3.29 on either side of 0 in 99.9 % of all cases, and the
+counts within the bands in brackets.
+
+| compared | pairs of orders | rank correlation | same place | neighbours in both |
+|---|---|---|---|---|
+{rows}
+
+Names of files are keyed per domain, and join nothing either. Whole parts are another matter: a part of the input (at most 32 MB) is
+one file for each recipient, or one per window, and has as many rows in one output as in the other. By these numbers alone {joined}
+of {parts} parts were joined; the times at which files are written may tell as much. That joins crowds, not rows: nothing inside a
+part follows from it.
+
+## By content: far from chance
+
+Each order of marketing was looked for among all orders of logistics, with what both show. Where several fit equally well, one is
+guessed.
+
+| known | orders joined rightly |
+|---|---|
+{clues}
+
+Two recipients who talk to each other join most of what they have, without any identifier: by the day, the length and the noisy
+quantities of an order. Keys, domains and order do not help against that. Coarser values do: weeks instead of days, lists cut or
+dropped, quantities in bins. Where recipients may talk to each other, write one policy for all of them. `eventveil check` says what
+each field discloses; it does not know who talks to whom.
+"""
+
+
 def page(orders: Sequence[bytes], outputs: Mapping[str, Output]) -> str:
+    """docs/linkage.md."""
     marketing, logistics = outputs[MARKETING], outputs[LOGISTICS]
-    rows = compare_orders(shared_orders(marketing, logistics))
-    parts = part_orders(marketing, logistics)
-    names = compare_orders([parts])
-    to_input = {name: compare_orders(input_orders(output)) for name, output in (("marketing", marketing), ("logistics", logistics))}
-    sizes = _parts_by_size(marketing, logistics)
-    matches = content_matches(marketing, logistics, read_regions())
+    compared = {
+        "rows of marketing, and of logistics": compare_orders(shared_orders(marketing, logistics)),
+        "rows of marketing, and of the input": compare_orders(input_orders(marketing)),
+        "rows of logistics, and of the input": compare_orders(input_orders(logistics)),
+    }
+    shares = [1 / len(orders), *content_matches(marketing, logistics, read_regions())]
+    clues = ["nothing: chance", CLUES[0], *(f"and {clue}" for clue in CLUES[1:])]
     days = [json.loads(line)["time"][:10] for line in orders]
+    joined, parts = _parts_by_size(marketing, logistics)
+    return PAGE.format(
+        orders=f"{len(orders):,}",
+        first=min(days),
+        last=max(days),
+        rows="\n".join(_row(what, found) for what, found in compared.items()),
+        joined=joined,
+        parts=parts,
+        clues="\n".join(f"| {clue} | {100 * share:.2g} % |" for clue, share in zip(clues, shares)),
+    )
 
-    def row(what: str, found: Orders) -> str:
-        places, neighbours = found.band(1), found.band(2)
-        figures = (
-            f"{found.z:+.2f} | {found.same_place} ({places[0]} to {places[1]}) | {found.neighbours} ({neighbours[0]} to {neighbours[1]})"
-        )
-        return f"| {what} | {found.groups} | {figures} |"
 
-    lines = [
-        "<!-- printed by: python bench/linkage.py DATA.csv.gz -->",
-        "",
-        "# Joining two outputs of one read",
-        "",
-        "What two recipients can find out who put their files together: the two policies of [examples/online_retail](../examples/online_retail/), run over",
-        f"all {len(orders):,} real orders ({min(days)} to {max(days)}) in one job. Identifiers join nothing: the domains differ, and the sets of pseudonyms are disjoint.",
-        "What is left are order and metadata, and content. The figures come from a fixed key, and come out the same again with",
-        "",
-        "    python bench/linkage.py online_retail/2010-12_to_2011-06.csv.gz",
-        "",
-        "(Online Retail, UCI Machine Learning Repository; see the example's [attribution](../examples/online_retail/ATTRIBUTION.md)). "
-        "[A test](../tests/jobs/test_online_retail.py) holds the job to the first table.",
-        "",
-        "## By order and metadata: chance",
-        "",
-        "Rows are compared inside an output part, file by file: the events of one file of marketing that stand in one file of logistics, in the two orders.",
-        "Under chance the standardized rank correlation lies within ±3.29 in 99.9 % of all cases, and the two counts within the bands in brackets.",
-        "",
-        "| compared | pairs of orders | rank correlation | same place | neighbours in both |",
-        "|---|---|---|---|---|",
-        row("rows of marketing and of logistics", rows),
-        row("rows of marketing and of the input", to_input["marketing"]),
-        row("rows of logistics and of the input", to_input["logistics"]),
-        row("file names of marketing and of logistics", names),
-        "",
-        "Whole parts are another matter. A part of the input is one file for each recipient (one per window where the output is partitioned), and the number of its",
-        f"rows is the same in both: by these numbers alone {sizes[0]} of {sizes[1]} parts were joined. So were times at which files were written. A part is a crowd, not a",
-        "row: at most 32 MB of input. Nothing inside it follows from that.",
-        "",
-        "## By content: far from chance",
-        "",
-        "Each order of marketing is looked for among all orders of logistics, with what both show. Of several candidates that fit equally well one is guessed.",
-        "",
-        "| known | orders joined rightly |",
-        "|---|---|",
-        f"| nothing: chance | {100 / len(orders):.3f} % |",
-        *(f"| {'' if number == 0 else 'and '}{clue} | {100 * share:.1f} % |" for number, (clue, share) in enumerate(zip(CLUES, matches))),
-        "",
-        "So two recipients who talk to each other join most of what they have, without any identifier, by the shape of an order, its day and noisy quantities. Keys,",
-        "domains and orders do not help against that. Coarser values do: a day becomes a week, lists are cut or dropped, quantities binned. Where recipients may talk,",
-        "write one policy for all of them. `eventveil check` says what each field discloses; it does not know who talks to whom.",
+def _row(what: str, found: Orders) -> str:
+    counts = [
+        f"{number} ({low} to {high})" for number, (low, high) in ((found.same_place, found.band(1)), (found.neighbours, found.band(2)))
     ]
-    return "\n".join(lines) + "\n"
+    return f"| {what} | {found.groups} | {found.z:+.2f} | {' | '.join(counts)} |"
 
 
 def _parts_by_size(left: Output, right: Output) -> tuple[int, int]:

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -111,7 +110,6 @@ class _Fates:
         part = part_of(raw)
         positions = Originals(raw).positions
         decoded = self._decoders.decode(raw)
-        drift: dict[str, Any] = dict(decoded.drift)
         refused = zip(decoded.refused_rows.tolist(), decoded.refused_codes, decoded.refused_paths)
         fates = {row: _Fate.refuse(code, path) for row, code, path in refused}
         rows = decoded.rows.tolist() if decoded.rows is not None else range(raw.num_rows)
@@ -120,7 +118,7 @@ class _Fates:
                 decoded.events.slice(at, 1),
                 origin=part.origin if part else "",
                 positions=positions.slice(row, 1),
-                drift={path: np.zeros(1, np.int64) for path, found in drift.items() if at in found},
+                drift={path: np.zeros(1, np.int64) for path, found in decoded.drifting.items() if at in found},
             )
             if outcome.codes:
                 fates[row] = _Fate.refuse(outcome.codes[0], outcome.paths[0])

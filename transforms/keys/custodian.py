@@ -124,9 +124,6 @@ def _key(path: str, kind: str, *, private: bool) -> bytes:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise _unusable(path, "is no regular file")
-            if private and stat.S_IMODE(status.st_mode) & 0o077:
-                remedy = "chmod 600 the file; if others may have read it, make a new pair"
-                raise KeyringError.of("EV302", "the private key can be read by others", remedy, file=path)
             text = file.read(_MOST_BYTES)
     except OSError as error:
         raise _unusable(path, os.strerror(error.errno or errno.EIO).lower()) from None
@@ -137,6 +134,9 @@ def _key(path: str, kind: str, *, private: bool) -> bytes:
             raise _unusable(
                 path, "holds the public key; the private one is needed" if private else "holds a private key; the public one is needed"
             )
+        if private and stat.S_IMODE(status.st_mode) & 0o077:
+            remedy = "chmod 600 the file; if others may have read it, make a new pair"
+            raise KeyringError.of("EV302", "the private key can be read by others", remedy, file=path)
         if (found, version) == (kind, _VERSION):
             return base64.b64decode(key, validate=True)
     except (ValueError, KeyError, TypeError, RecursionError, binascii.Error):

@@ -259,7 +259,7 @@ class TestNeighbours:
     @pytest.mark.parametrize(
         ("ends", "values"),
         [
-            (b"\n", [b'{"new":', b'{"id":"x","lines":[]},"id":"a","lines":[]}', GOOD + GOOD]),
+            (b"\n", [b'{"shipping":', b'{"zip":"1"},"id":"a","lines":[]}', GOOD + GOOD]),
             (b"", [b'{"id":"}', b'{","lines":[]}', GOOD + GOOD]),
             (b"\n", [GOOD[:-1], b',"new":1}', GOOD + b" " + GOOD]),
             (b"\n", [GOOD + GOOD, b"{}", b""]),
