@@ -270,9 +270,13 @@ def letters_open(
 @app.command(short_help="Print the version.")
 def version() -> None:
     """Print the version."""
+    from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as version_of
 
-    typer.echo(f"eventveil {version_of('eventveil')}")
+    try:
+        typer.echo(f"eventveil {version_of('eventveil')}")
+    except PackageNotFoundError:
+        typer.echo("eventveil, from sources that are not installed")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from eventveil.schemas.events.tree import Leaf, ListOf, MapOf, Node, Record
-from eventveil.transforms.decode.columns import Column, Kind, buffer_of
+from eventveil.transforms.columns import Column, Kind, buffer_of
 
 __all__ = ["BadDatum", "Columns", "Misfit", "reader_of"]
 

@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from eventveil.schemas.errors import StorageError
 from eventveil.schemas.events.tree import EventSchema
+from eventveil.transforms.columns import Column
 from eventveil.transforms.decode.avro_datums import BadDatum, Columns, Misfit, Read, reader_of
-from eventveil.transforms.decode.columns import Column
 from eventveil.transforms.decode.decoded import Decoded, drift_labels
 from eventveil.transforms.decode.forms import read_typed
 from eventveil.transforms.decode.judge import Judge, assemble
@@ -40,7 +40,6 @@ class AvroDecoder:
         schema: the event schema.
         used: paths of the leaves that go on; None: all, and no entry of a map.
         writer: the writer's schema as JSON; None: the event schema itself.
-        unknown_fields: ``drop``, or ``refuse`` (EV508).
         max_event_bytes: larger events are refused (EV515).
         single_object: whether a datum that begins with C3 01 is in single-object encoding, whose fingerprint must be that of
             the writer's schema (EV516). None: yes for messages under the event schema itself; no where a writer's schema is
@@ -55,7 +54,6 @@ class AvroDecoder:
         schema: EventSchema,
         used: Set[str] | None = None,
         writer: str | None = None,
-        unknown_fields: str = "drop",
         max_event_bytes: int = 10 << 20,
         single_object: bool | None = None,
     ) -> None:
@@ -63,7 +61,6 @@ class AvroDecoder:
         self._max_bytes = max_event_bytes
         self._judge = Judge(schema, used, read_typed)
         self._read, self._columns, self._unknown, fingerprint = _compiled(schema, writer)
-        self._refuse_unknown = unknown_fields == "refuse" and bool(self._unknown)
         self._header = _MARK + fingerprint if (writer is None if single_object is None else single_object) else None
 
     @property
@@ -94,9 +91,6 @@ class AvroDecoder:
         events, verdicts = self._judge.judge(self._columns.build(len(rows)))
         for at, verdict in verdicts.found.items():
             refused[int(found[at])] = verdict
-        if self._refuse_unknown:
-            for row in rows:
-                refused.setdefault(row, ("EV508", self._unknown[0]))
         return assemble(events, found, refused, dict.fromkeys(self._unknown, found))
 
     def _datum(self, datum: bytes | None) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eventveil.schemas.events.tree import Leaf
-from eventveil.transforms.decode.columns import Column, flags, not_utf8
+from eventveil.transforms.columns import Column, flags, not_utf8
 from eventveil.transforms.times import EARLIEST_US, LATEST_US
 
 __all__ = ["Problems", "finite", "in_calendar", "of_form", "read_typed", "without"]

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eventveil.transforms.decode.columns import Column, Kind, numbers_of
+from eventveil.transforms.columns import Column, Kind, numbers_of
 
 __all__ = ["Frames", "contents", "frame", "is_plain"]
 

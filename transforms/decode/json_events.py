@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eventveil.schemas.events.tree import EventSchema, Leaf, ListOf, MapOf, Node, Record
-from eventveil.transforms.decode.columns import Column, Kind, flags
+from eventveil.transforms.columns import Column, Kind, flags
 from eventveil.transforms.decode.decoded import Decoded, drift_labels
 from eventveil.transforms.decode.framing import Frames, contents, frame, is_plain
 from eventveil.transforms.decode.json_forms import parse_type, read_leaf
@@ -59,15 +59,11 @@ class JsonDecoder:
     Args:
         schema: the event schema.
         used: paths of the leaves that go on; None: all, and no entry of a map.
-        unknown_fields: ``drop`` counts events with unknown fields as drift; ``refuse`` refuses them (EV508).
         max_event_bytes: larger events are refused (EV515), white space around them not counted.
     """
 
-    def __init__(
-        self, schema: EventSchema, used: Set[str] | None = None, unknown_fields: str = "drop", max_event_bytes: int = MAX_EVENT_BYTES
-    ) -> None:
+    def __init__(self, schema: EventSchema, used: Set[str] | None = None, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self.schema = schema
-        self._refuse_unknown = unknown_fields == "refuse"
         self._max_bytes = max_event_bytes
         self._judge = Judge(schema, used, read_leaf)
         scanner = Scanner(schema.root)
@@ -104,9 +100,6 @@ class JsonDecoder:
         read, verdicts = self._judge.judge(events)
         for at, verdict in verdicts.found.items():
             refused[int(rows[at])] = verdict
-        if self._refuse_unknown:
-            for row, labels in drift.items():
-                refused.setdefault(row, ("EV508", labels[0]))
         return assemble(read, rows, refused, self._by_label(drift))
 
     def _by_label(self, drift: dict[int, tuple[str, ...]]) -> dict[str, Int64s]:

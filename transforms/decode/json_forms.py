@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eventveil.schemas.events.tree import Leaf
-from eventveil.transforms.decode.columns import Column, Kind, buffer_of, flags, not_utf8, numbers_of
+from eventveil.transforms.columns import Column, Kind, buffer_of, flags, not_utf8, numbers_of
 from eventveil.transforms.decode.forms import Problems, finite, in_calendar, of_form, without
 from eventveil.transforms.times import parse_iso
 

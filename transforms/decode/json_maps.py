@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from eventveil.schemas.events.tree import Leaf, ListOf, MapOf, Node, Record
-from eventveil.transforms.decode.columns import Column, validity
+from eventveil.transforms.columns import Column, validity
 from eventveil.transforms.decode.json_forms import parse_type
 from eventveil.transforms.decode.json_scan import Scanner
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.json
 
 from eventveil.schemas.events.tree import Leaf, ListOf, Node, Record
-from eventveil.transforms.decode.columns import Column, Kind
+from eventveil.transforms.columns import Column, Kind
 from eventveil.transforms.decode.json_forms import parse_type
 from eventveil.transforms.decode.json_scan import Scanner
 

@@ -19,7 +19,7 @@ from decimal import Decimal
 import pyarrow as pa
 
 from eventveil.schemas.events.tree import Leaf, ListOf, MapOf, Node, Record
-from eventveil.transforms.decode.columns import Kind
+from eventveil.transforms.columns import Kind
 
 __all__ = ["Scan", "Scanner"]
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eventveil.schemas.events.tree import EventSchema, Leaf, ListOf, MapOf, Node, Record
-from eventveil.transforms.decode.columns import Column, buffer_of, flags, list_lengths, map_entries, not_utf8, validity
+from eventveil.transforms.columns import Column, buffer_of, flags, list_lengths, map_entries, not_utf8, validity
 from eventveil.transforms.decode.decoded import Decoded, decoded_type, entries_of
 
 __all__ = ["Judge", "Reader", "Verdicts", "assemble"]

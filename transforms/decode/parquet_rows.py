@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from eventveil.schemas.errors import Problem, StorageError
 from eventveil.schemas.events.tree import EventSchema, Leaf, ListOf, MapOf, Node, Record
-from eventveil.transforms.decode.columns import Column, Kind, buffer_of, list_lengths, map_entries, numbers_of, validity
+from eventveil.transforms.columns import Column, Kind, buffer_of, list_lengths, map_entries, numbers_of, validity
 from eventveil.transforms.decode.decoded import Decoded, drift_labels
 from eventveil.transforms.decode.forms import Problems, read_typed, without
 from eventveil.transforms.decode.judge import Judge, assemble
@@ -33,12 +33,10 @@ class ColumnsDecoder:
     Args:
         schema: the event schema.
         used: paths of the leaves that go on; None: all, and no entry of a map.
-        unknown_fields: ``drop`` counts columns that the schema does not know as drift of every row; ``refuse`` refuses (EV508).
     """
 
-    def __init__(self, schema: EventSchema, used: Set[str] | None = None, unknown_fields: str = "drop") -> None:
+    def __init__(self, schema: EventSchema, used: Set[str] | None = None) -> None:
         self.schema = schema
-        self._refuse_unknown = unknown_fields == "refuse"
         self._judge = Judge(schema, used, _read)
         self._labels = drift_labels(schema)
         self._checked: pa.Schema | None = None
@@ -67,9 +65,6 @@ class ColumnsDecoder:
         events = _record(self.schema.root, columns, rows, None, 0)
         read, verdicts = self._judge.judge(events)
         refused = verdicts.found
-        if self._refuse_unknown and self._unknown:
-            for row in range(rows):
-                refused.setdefault(row, ("EV508", self._unknown[0]))
         every = np.arange(rows)
         return assemble(read, every, refused, dict.fromkeys(self._unknown, every))
 

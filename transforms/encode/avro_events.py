@@ -12,7 +12,7 @@ import fastavro
 import pyarrow as pa
 
 from eventveil.schemas.errors import Problem, SchemaError
-from eventveil.transforms.decode.columns import Kind
+from eventveil.transforms.columns import Kind
 from eventveil.transforms.encode.compact import plain
 
 __all__ = ["output_avro_schema", "write_avro"]

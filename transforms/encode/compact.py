@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eventveil.transforms.decode.columns import Column, Kind, buffer_of, flags, list_lengths, map_entries, numbers_of, validity
+from eventveil.transforms.columns import Column, Kind, buffer_of, flags, list_lengths, map_entries, numbers_of, validity
 
 __all__ = ["compact", "compact_batch", "plain"]
 

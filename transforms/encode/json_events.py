@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eventveil.transforms.decode.columns import Column, buffer_of, list_lengths, numbers_of
+from eventveil.transforms.columns import Column, buffer_of, list_lengths, numbers_of
 from eventveil.transforms.encode.compact import plain
 from eventveil.transforms.keys.canonical import canonical
 

@@ -364,12 +364,12 @@ class TestDrift:
     def test_but_it_must_be_json(self, value: bytes, verdict: tuple[str, str]) -> None:
         assert [(0, *verdict)] == verdicts(decode(SHOP, b'{"id":"1","new":%b,"lines":[]}' % value))
 
-    def test_is_refused_on_demand_by_its_first_parent(self) -> None:
+    def test_is_told_by_the_number_of_the_event_that_was_read(self) -> None:
         values = b'{"id":"1","lines":[{"sku":"a","x":1}],"who":{"name":"n","x":1}}', b'{"id":"1","lines":[]}', b'{"lines":[],"x":1}'
-        decoded = decode(SHOP, *values, unknown_fields="refuse")
+        decoded = decode(SHOP, values[2], *values[:2])
 
-        assert [(0, "EV508", "who.?"), (2, "EV503", "id")] == verdicts(decoded)
-        assert {} == decoded.drift
+        assert [(0, "EV503", "id")] == verdicts(decoded)
+        assert {"who.?": [0], "lines[].?": [0]} == {path: rows.tolist() for path, rows in decoded.drifting.items()}
 
     def test_of_many_events_in_a_row_is_told_from_those_between(self) -> None:
         values = [b'{"id":"1","lines":[]%b}' % (b"" if row % 50 == 49 else b',"x":1') for row in range(200)]
