@@ -51,7 +51,8 @@ class Zone:
 
     def to_local(self, micros: Int64s) -> Int64s:
         """Instants -> wall-clock times."""
-        return micros + self._offsets_at(micros, self.at)
+        local: Int64s = micros + self._offsets_at(micros, self.at)
+        return local
 
     def from_local(self, local: Int64s) -> tuple[Int64s, Mask]:
         """Wall-clock times -> instants, and which local times are skipped; these get the first instant after the gap."""
@@ -60,9 +61,10 @@ class Zone:
         folded, periods = self._fold(local)
         index = np.searchsorted(self.local, folded, side="right")
         micros = folded - self.offsets[index]
-        change = np.append(self.at, np.iinfo(np.int64).max)[index]
+        change: Int64s = np.append(self.at, np.int64(np.iinfo(np.int64).max))[index]
         skipped: Mask = np.asarray(micros >= change)
-        return np.where(skipped, change, micros) + periods, skipped
+        found: Int64s = np.where(skipped, change, micros) + periods
+        return found, skipped
 
     def _offsets_at(self, times: Int64s, changes: Int64s) -> Any:
         if not len(times) or not len(changes):

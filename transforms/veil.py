@@ -144,7 +144,8 @@ class Veil:
             return None
         field, kind = self.plan.event_type
         same: Column = pc.equal(column(events, tuple(field.split("."))), pa.scalar(kind))
-        return ~same.fill_null(False).to_numpy(zero_copy_only=False).astype(bool)
+        strange: Mask = ~same.fill_null(False).to_numpy(zero_copy_only=False).astype(bool)
+        return strange
 
     def _consenting(self, events: pa.StructArray, strange: Mask | None) -> Int64s | None:
         """The rows that every entry of `only_if` lets in, and those to be refused before it is asked; None if there is no such entry."""

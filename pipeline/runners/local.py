@@ -38,8 +38,8 @@ def run(job: FileJob, workers: int = 1) -> Mapping[str, int]:
         build(pipeline, job)
         result = pipeline.run()
         result.wait_until_finish()
-    except Exception as error:  # noqa: BLE001 - whatever Beam raises, its text may quote an event
-        # Also where the error is one of ours: Beam raises a copy of it, with another text.
+    except Exception as error:
+        # Whatever Beam raises, its text may quote an event; where the error was one of ours, it is a copy with another text.
         failures = take_failures()
         if not failures and isinstance(error, EventveilError):
             raise

@@ -170,9 +170,7 @@ class TestNames:
 
     def test_a_leaf_cannot_leave_its_list(self, compiled: Callable[..., Plan]) -> None:
         with pytest.raises(SchemaError) as caught:
-            compiled(
-                {"items[].sku": ["keep", {"move": "sku"}], "items[].price": "drop", "items[].tags": "drop"}, without=("items",)
-            )
+            compiled({"items[].sku": ["keep", {"move": "sku"}], "items[].price": "drop", "items[].tags": "drop"}, without=("items",))
 
         assert codes_of(caught.value) == ["EV216"]
 
@@ -231,10 +229,8 @@ class TestNeeds:
     @pytest.mark.parametrize(
         ("rule", "event", "window", "code"),
         [
-            pytest.param({"noise": {"laplace_scale": 1, "per": "event"}}, "{time: at}", "window: 1d\n", "EV211", id="a draw per event without id"),
-            pytest.param(
-                {"noise": {"laplace_scale": 1, "per": "subject"}}, "{time: at, id: id}", "window: 1d\n", "EV212", id="a draw per subject without one"
-            ),
+            pytest.param({"noise": {"laplace_scale": 1, "per": "event"}}, "{time: at}", "window: 1d\n", "EV211", id="per event, no id"),
+            pytest.param({"noise": {"laplace_scale": 1, "per": "subject"}}, "{time: at}", "window: 1d\n", "EV212", id="per subject, none"),
             pytest.param({"pseudonymize": {}}, "{time: at}", "", "EV104", id="a key without window"),
         ],
     )
@@ -276,7 +272,8 @@ class TestNeeds:
             compiled({"email": {"pseudonymize": {"class": "who"}}, "age": {"pseudonymize": {"class": "who"}}})
 
         assert codes_of(caught.value) == ["EV208"]
-        assert compiled({"email": {"pseudonymize": {"class": "who"}}, "age": [{"cast": "string"}, {"pseudonymize": {"class": "who"}}]}).fields
+        as_text = [{"cast": "string"}, {"pseudonymize": {"class": "who"}}]
+        assert compiled({"email": {"pseudonymize": {"class": "who"}}, "age": as_text}).fields
 
     def test_the_subjects_class_may_not_be_stable(self, compiled: Callable[..., Plan]) -> None:
         with pytest.raises(SchemaError) as caught:

@@ -171,7 +171,7 @@ class _Publish(beam.DoFn):
             yield compact_batch(visible)
 
 
-def _keyed_order(order: pa.Array, visible: pa.RecordBatch) -> pa.Array:
+def _keyed_order(order: Column, visible: pa.RecordBatch) -> Column:
     """The rows' numbers by their keyed ids; those of equal ids by what they show."""
     ranks = pa.table({"order": order.cast(pa.binary())})
     if pc.count_distinct(ranks["order"]).as_py() < len(order):
