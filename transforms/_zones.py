@@ -61,7 +61,7 @@ class Zone:
         folded, periods = self._fold(local)
         index = np.searchsorted(self.local, folded, side="right")
         micros = folded - self.offsets[index]
-        change: Int64s = np.append(self.at, np.int64(np.iinfo(np.int64).max))[index]
+        change: Any = np.append(self.at, np.iinfo(np.int64).max)[index]
         skipped: Mask = np.asarray(micros >= change)
         found: Int64s = np.where(skipped, change, micros) + periods
         return found, skipped
