@@ -63,7 +63,7 @@ class Zone:
         micros = folded - self.offsets[index]
         change: Any = np.append(self.at, np.iinfo(np.int64).max)[index]
         skipped: Mask = np.asarray(micros >= change)
-        found: Int64s = np.where(skipped, change, micros) + periods
+        found: Any = np.where(skipped, change, micros) + periods
         return found, skipped
 
     def _offsets_at(self, times: Int64s, changes: Int64s) -> Any:

@@ -70,6 +70,8 @@ letters_app = _group(help="List refused events, and open them.")
 app.add_typer(keys_app, name="keys")
 app.add_typer(letters_app, name="dead-letters")
 
+_interruption = threading.Event()
+
 # typer reads annotations at run time; Python 3.10 needs Optional there.
 Text = Optional[str]  # noqa: UP045
 Texts = Optional[list[str]]  # noqa: UP045
@@ -291,20 +293,26 @@ def main(arguments: list[str] | None = None) -> None:
             signal.signal(number, _interrupt)
     try:
         code = app(arguments, prog_name="eventveil", standalone_mode=False)
-    except EventveilError as error:
+    except BaseException as error:  # noqa: BLE001 - all that is told of it, _code says
+        code = _code(error)
+    # Beam and typer make other errors of an interruption on its way here, or none at all.
+    _leave(_interrupted() if _interruption.is_set() else code if isinstance(code, int) else 0)
+
+
+def _code(error: BaseException) -> int:
+    """Tell an error; its exit code."""
+    if _interruption.is_set() or isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        _interruption.set()
+        return 130
+    if isinstance(error, (BrokenPipeError, SystemExit)):
+        return 141  # rich leaves by SystemExit when nobody reads on
+    if isinstance(error, EventveilError):
         _tell(error)
-        code = error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        _interrupted()
-    except (BrokenPipeError, SystemExit):
-        # rich leaves by SystemExit when nobody reads on.
-        _leave(141)
-    except Exception as error:  # noqa: BLE001 - its text may quote an event
-        code = _usage(error)
-    _leave(code if isinstance(code, int) else 0)
+        return error.exit_code
+    return _usage(error)
 
 
-def _usage(error: Exception) -> int:
+def _usage(error: BaseException) -> int:
     """Wrong arguments in typer's words; anything else is a defect, told without its text."""
     show = getattr(error, "show", None)
     if callable(show):
@@ -326,6 +334,7 @@ def _tell(error: EventveilError) -> None:
 
 def _interrupt(*_: Any) -> None:
     """Unwind once, so that temporary files go; leave at once on a second signal, or when something holds us."""
+    _interruption.set()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(130))
     held = threading.Timer(5, os._exit, [130])
@@ -334,9 +343,9 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _interrupted() -> NoReturn:
+def _interrupted() -> int:
     print("interrupted: every file that was written is whole; run again to complete", file=sys.stderr)
-    _leave(130)
+    return 130
 
 
 def _leave(code: int) -> NoReturn:

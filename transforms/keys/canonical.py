@@ -21,11 +21,12 @@ changes under the same `CANONICAL_VERSION`; tests/vectors holds golden vectors.
 from __future__ import annotations
 
 from typing import Any
-from unicodedata import is_normalized, normalize
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
+
+from eventveil.transforms.normal_form import is_normal_form, normal_form
 
 __all__ = ["CANONICAL_VERSION", "canonical", "canonical_tag"]
 
@@ -108,9 +109,9 @@ def _text(values: Any) -> Any:
     except UnicodeDecodeError:
         # Decoders refuse what is not UTF-8. Should some come here, its bytes stay, and its neighbours are treated as ever.
         found = [value.decode("utf-8", "surrogateescape") for value in form.filter(other).to_pylist()]
-    if all(is_normalized("NFC", value) for value in found):
+    if all(is_normal_form("NFC", value) for value in found):
         return form
-    normal = pa.array([normalize("NFC", value).encode("utf-8", "surrogateescape") for value in found], pa.binary())
+    normal = pa.array([normal_form("NFC", value).encode("utf-8", "surrogateescape") for value in found], pa.binary())
     return compute.replace_with_mask(form, other, normal)
 
 

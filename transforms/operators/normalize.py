@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from typing import Any, Literal
-from unicodedata import normalize
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
 from eventveil.transforms.context import Context
+from eventveil.transforms.normal_form import normal_form
 from eventveil.transforms.registry import Operator, operator
 
 __all__ = ["Normalize"]
@@ -67,5 +67,5 @@ def _compatible(values: pa.Array[Any]) -> Any:
     other = _pc.invert(_pc.string_is_ascii(values)).fill_null(False)
     if not _pc.any(other).as_py():
         return values
-    composed = [normalize("NFKC", text) for text in values.filter(other).to_pylist() if text is not None]
+    composed = [normal_form("NFKC", text) for text in values.filter(other).to_pylist() if text is not None]
     return _pc.replace_with_mask(values, other, pa.array(composed, values.type))
