@@ -1,6 +1,6 @@
 """The plan alone: read, decode, apply, sort and write in a plain loop, without Beam; what the job adds is Beam's share.
 
-    python bench/plan.py orders.jsonl out/
+python bench/plan.py orders.jsonl out/
 """
 
 from __future__ import annotations
