@@ -68,6 +68,9 @@ _STREAM_FIELD = re.compile(r"\$(key|headers|topic|time)(?![A-Za-z0-9_$-])")
 _SHAPES = ("rename", "move")
 _LAST = ("into", "release")
 _DEEPEST_INTO = 8
+_DAY_US = 86_400_000_000
+_MOST_YEARS = 1_000
+_OF_A_CLOCK = ("s", "min", "h")
 
 
 # --- what a policy says -------------------------------------------------------------------------------------------------------
@@ -376,9 +379,19 @@ class EventForm(Form):
     )
 
 
+def _check_window_length(length: Duration) -> Duration:
+    # Longer ones reach beyond the instants that can be counted.
+    if (length.months or 0) > 12 * _MOST_YEARS or (length.fixed_us or 0) > _MOST_YEARS * 366 * _DAY_US:
+        raise ValueError(f"EV103 {length} is too long: a window is at most {_MOST_YEARS}y long")
+    return length
+
+
+_WindowLength = Annotated[Duration, AfterValidator(_check_window_length)]
+
+
 class WindowForm(Form):
-    keys: Duration | None = Field(default=None, description="how long a key lives: pseudonyms join within it")
-    release: Duration | None = Field(default=None, description="how long events are gathered; it divides `keys`")
+    keys: _WindowLength | None = Field(default=None, description="how long a key lives: pseudonyms join within it")
+    release: _WindowLength | None = Field(default=None, description="how long events are gathered; it divides `keys`")
     zone: Zone = Field(default="UTC", description="the time zone of days, weeks, months and years")
     life: Annotated[Literal["derived"], BeforeValidator(_later_life)] = Field(default="derived", description="how keys live and die")
 
@@ -386,10 +399,18 @@ class WindowForm(Form):
     def _check_boundaries(self) -> WindowForm:
         if self.keys is None and self.release is None:
             raise ValueError("EV104 no length is named: write keys, release, or both")
-        if self.keys is not None and self.release is not None and not _ends_with(self.keys, self.release):
+        if self.keys is None or self.release is None:
+            return self
+        if not _ends_with(self.keys, self.release):
             raise ValueError(
                 f"EV103 a key of {self.keys} does not end where a window of {self.release} ends: "
                 "write a release that divides keys; weeks begin on Monday, and months are made of days"
+            )
+        # By the clock's hours one is counted from an instant, by the calendar the other from midnights; offsets and summer time part them.
+        if self.zone != "UTC" and (self.keys.unit in _OF_A_CLOCK) != (self.release.unit in _OF_A_CLOCK):
+            raise ValueError(
+                f"EV103 in {self.zone} a key of {self.keys} does not always end where a window of {self.release} ends: "
+                "write both in whole days or longer, or zone: UTC"
             )
         return self
 
@@ -399,7 +420,7 @@ class WindowForm(Form):
 
 def _ends_with(keys: Duration, release: Duration) -> bool:
     """Whether every boundary of `keys` is one of `release`."""
-    day = 86_400_000_000
+    day = _DAY_US
     if keys.months is not None:
         if release.months is not None:
             return keys.months % release.months == 0
@@ -424,7 +445,7 @@ class PolicyForm(Form):
     event: EventForm = Field(default_factory=EventForm, description="what an event says about itself")
     window: (
         Annotated[
-            Annotated[Duration, Tag("<text>")] | Annotated[WindowForm, Tag("<mapping>")],
+            Annotated[_WindowLength, Tag("<text>")] | Annotated[WindowForm, Tag("<mapping>")],
             Discriminator(lambda value: "<mapping>" if isinstance(value, dict) else "<text>"),
         ]
         | None

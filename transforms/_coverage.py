@@ -9,7 +9,7 @@ from eventveil.schemas.events.paths import EACH, Path
 from eventveil.schemas.events.tree import EventSchema, Leaf, ListOf, MapOf
 from eventveil.schemas.policy import RuleDoc
 from eventveil.transforms._chains import Chain, Chains
-from eventveil.transforms._places import Place, Steps
+from eventveil.transforms._places import Place, Steps, starts_with
 
 __all__ = ["Coverage"]
 
@@ -41,16 +41,13 @@ class Coverage:
             for path in rule.paths:
                 place = self.places.get(path.steps)
                 is_drop = [step.name for step in rule.steps] == ["drop"]
-                if place is None:
-                    if not path.star:
-                        self._no_such_field(path, rule)
-                    elif path.steps:
-                        stars.append((path, rule))
-                    continue
                 if path.star:
                     stars.append((path, rule))
-                    if not is_drop:
+                    if not is_drop and self.chains.read(rule.steps, rule.text) is not None:
                         self.fail("EV209", f"{rule.text} covers a sub-tree, and {_words(rule)} is not drop", line=rule.line)
+                    continue
+                if place is None:
+                    self._no_such_field(path, rule)
                     continue
                 if path.steps in own or path.steps in dropped or path.steps in self.shapes:
                     self.fail("EV205", f"{path} has two rules", line=rule.line)
@@ -62,7 +59,7 @@ class Coverage:
                     self._shape(place, rule)
         for place in self.leaves:
             above = [dropped[place.steps[:n]] for n in range(1, len(place.steps) + 1) if place.steps[:n] in dropped]
-            starred = [rule for path, rule in stars if place.steps[: len(path.steps)] == path.steps and len(place.steps) > len(path.steps)]
+            starred = [path for path, _ in stars if _covers(path, place)]
             if place.steps in own:
                 if above:
                     line = own[place.steps].line
@@ -93,6 +90,12 @@ class Coverage:
         chain = self.chains.read(rule.steps, str(place))
         if chain is not None:
             self.shapes[place.steps] = chain
+
+
+def _covers(star: Path, place: Place) -> bool:
+    """Whether a leaf stands below a star; a map none of whose entries is named has nothing but what is below."""
+    whole_map = isinstance(place.node, MapOf) and place.steps == star.steps
+    return whole_map or (starts_with(place.steps, star.steps) and len(place.steps) > len(star.steps))
 
 
 def _words(rule: RuleDoc) -> str:

@@ -35,6 +35,7 @@ class EventFields:
         for place in times:
             if place is not None:
                 self._check_time(place, unit)
+        self._check_unit([place for place in times if place is not None], unit)
         positioned = policy.id == (POSITION,)
         ids = [] if positioned else [self._event_leaf(text, "id") for text in policy.id]
         subject = policy.subject
@@ -75,11 +76,18 @@ class EventFields:
         assert isinstance(place.node, Leaf)
         given = place.node.type
         line = self.policy.line_of("event", "time")
-        if pa.types.is_integer(given) or pa.types.is_floating(given):
+        if _is_number(given):
             if unit is None:
                 self.fail("EV210", f"event.time: {place} is a number without a unit", "write {field: .., unit: s|ms|us|ns}", line)
         elif not (pa.types.is_string(given) or pa.types.is_timestamp(given) or pa.types.is_date(given)):
             self.fail("EV210", f"event.time: {place} is {given}, not a time", line=line)
+
+    def _check_unit(self, places: Sequence[Place], unit: str | None) -> None:
+        """A unit is for numbers: of several fields one may be such, and the others not."""
+        if unit is None or not places or any(isinstance(place.node, Leaf) and _is_number(place.node.type) for place in places):
+            return
+        types = ", ".join(f"{place} is {place.node.type}" for place in places if isinstance(place.node, Leaf))
+        self.fail("EV217", f"event.time: unit {unit} is for numbers, and {types}", "remove unit", self.policy.line_of("event", "time"))
 
     def _check_type(self, place: Place | None) -> None:
         if place is None:
@@ -102,6 +110,16 @@ class EventFields:
                 "compare text with text, true with a boolean, a number with an integer",
                 self.policy.line_of("event", "only_if"),
             )
+            return
+        symbols = place.node.symbols
+        strange = [value for value in values if symbols and value not in symbols]
+        if strange:
+            fact = f"event.only_if: '{strange[0]}' is no symbol of {place}"
+            self.fail("EV103", fact, did_you_mean(str(strange[0]), symbols), self.policy.line_of("event", "only_if"))
+
+
+def _is_number(given: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(given) or pa.types.is_floating(given))
 
 
 def _fits(value: Any, given: pa.DataType) -> bool:

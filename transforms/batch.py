@@ -6,23 +6,27 @@ A veiled batch has the output columns, and two that never leave: `$order` (16 by
 (start of the release window, microseconds). A refused batch has `code`, `path`, `rule`, `position`, `window`, `value`
 and never leaves the DoFn that made it: what leaves are letters, sealed.
 
-The part travels in the schema's metadata: which output part the rows go to, the number of the batch within it, and
-whether it is the last one. A sink that has not seen all numbers of a part refuses to publish it.
+What a batch is and the part it belongs to stand in the schema's metadata, which we alone write: names of columns prove
+nothing, since an event may have fields of any name. A part says which output part the rows go to, the number of the batch
+within it, and whether it is the last one. A sink that has not seen all numbers of a part refuses to publish it.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
-__all__ = ["LETTERS", "ORDER", "REFUSED", "WINDOW", "Part", "part_of", "refused_batch", "with_part"]
+__all__ = ["LETTERS", "ORDER", "REFUSED", "WINDOW", "Kind", "Part", "kind_of", "part_of", "refused_batch", "with_kind", "with_part"]
 
 ORDER = "$order"
 WINDOW = "$window"
-_KEY = b"eventveil.part"
+_PART = b"eventveil.part"
+_KIND = b"eventveil.kind"
+
+Kind = Literal["messages", "rows", "decoded"]
 
 _REFUSED_FIELDS: list[Any] = [
     pa.field("code", pa.string(), nullable=False),
@@ -57,14 +61,24 @@ class Part:
 
 def with_part(batch: pa.RecordBatch, part: Part) -> pa.RecordBatch:
     """The batch, marked as belonging to `part`."""
-    metadata = {**(batch.schema.metadata or {}), _KEY: json.dumps(asdict(part)).encode()}
+    metadata = {**(batch.schema.metadata or {}), _PART: json.dumps(asdict(part)).encode()}
     return batch.replace_schema_metadata(metadata)
 
 
 def part_of(batch: pa.RecordBatch) -> Part | None:
     """The part a batch belongs to; None for a batch that no source of ours has made."""
-    marked = (batch.schema.metadata or {}).get(_KEY)
+    marked = (batch.schema.metadata or {}).get(_PART)
     return None if marked is None else Part(**json.loads(marked))
+
+
+def with_kind(batch: pa.RecordBatch, kind: Kind) -> pa.RecordBatch:
+    """The batch, marked by us as raw messages, raw rows or decoded. Names of columns say nothing: an event schema may have them too."""
+    return batch.replace_schema_metadata({**(batch.schema.metadata or {}), _KIND: kind.encode()})
+
+
+def kind_of(batch: pa.RecordBatch) -> str:
+    """How the batch was marked; empty for a batch that is not ours."""
+    return (batch.schema.metadata or {}).get(_KIND, b"").decode()
 
 
 def refused_batch(

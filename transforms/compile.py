@@ -194,7 +194,8 @@ class _Compiler:
     ) -> None:
         """Write the instructions of one chain, its branches included, and the leaves of the output that it makes."""
         level = list_of(place.steps)
-        typed = self._typed(chain, given, nullable, label, key_path, is_time)
+        symbols = place.node.symbols if isinstance(place.node, Leaf) and not before else ()
+        typed = self._typed(chain, given, nullable, label, key_path, is_time, symbols)
         if typed is None:
             return
         steps, result, nullable = typed
@@ -286,7 +287,7 @@ class _Compiler:
         return slot in results or any(one.result == slot for _, one in self.then)
 
     def _typed(
-        self, chain: Chain, given: pa.DataType, nullable: bool, label: str, key_path: str, is_time: bool
+        self, chain: Chain, given: pa.DataType, nullable: bool, label: str, key_path: str, is_time: bool, symbols: tuple[str, ...]
     ) -> tuple[tuple[Step, ...], pa.DataType, bool] | None:
         """Settle the operators of a chain from left to right; None if one does not fit."""
         steps: list[Step] = []
@@ -301,7 +302,7 @@ class _Compiler:
             if result is None:
                 self.fail("EV207", f"{operator.name} does not accept {given}, in {label}", line=line)
                 return None
-            setting = Setting(key_path, zone, is_time, window, given, nullable, self._read)
+            setting = Setting(key_path, zone, is_time, window, given, nullable, self._read, () if steps else symbols)
             try:
                 settled = operator.settle(setting)
             except ValueError as error:

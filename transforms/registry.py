@@ -37,6 +37,7 @@ class Setting:
         window: length of the release window, as in the policy.
         given: the Arrow type that reaches the operator; nullable: whether nulls may.
         read: reads a file named by the policy, relative to it, and makes it part of the policy digest.
+        symbols: the only texts that can reach the operator, where it is the first to treat an enum; empty elsewhere.
     """
 
     path: str
@@ -46,6 +47,7 @@ class Setting:
     given: pa.DataType
     nullable: bool
     read: Callable[[str], bytes]
+    symbols: tuple[str, ...] = ()
 
 
 class Operator(BaseModel):

@@ -1,7 +1,8 @@
 """Times: text, numbers and dates become instants, instants become wall clocks and coarser instants.
 
 An instant is an int64 of microseconds since 1970-01-01T00:00:00 UTC. Everything here is vectorised, pure, and raises
-on no value: what cannot be read comes back under a mask. Instants lie in years 0001 to 9999 of any zone.
+on no value: what cannot be read comes back under a mask. Dates and wall clocks lie in years 0001 to 9999; instants do
+so on the clock of any zone, and therefore end a day before these years do.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ __all__ = [
     "from_local",
     "instants",
     "month_of",
+    "outside",
+    "outside_calendar",
     "parse_iso",
     "start_of_month",
     "to_local",
@@ -39,9 +42,9 @@ Bytes = npt.NDArray[np.uint8]
 _SECOND = 1_000_000
 _DAY = 86_400 * _SECOND
 _UNITS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
-# Years 0001 to 9999 and a day on either side, because a zone may be that far from UTC.
-EARLIEST_US = -719_163 * _DAY  # 0000-12-31
-LATEST_US = 2_932_898 * _DAY - 1
+_FIRST_US, _LAST_US = -719_162 * _DAY, 2_932_897 * _DAY - 1  # years 0001 to 9999
+# No zone is a day away from UTC.
+EARLIEST_US, LATEST_US = _FIRST_US + _DAY, _LAST_US - _DAY
 
 _SHORTEST, _LONGEST = 10, 35
 # Lengths of a time without its offset: date, minutes, seconds, one to nine digits of a fraction.
@@ -83,7 +86,8 @@ def instants(values: pa.Array[Any], zone: str, unit: str | None) -> tuple[Int64s
         zone: IANA name; where times without offset are local. A repeated hour is the earlier instant.
         unit: ``s ms us ns``: what numbers count, since 1970-01-01 UTC; None for other columns.
 
-    Finer digits than microseconds are cut (floats: rounded). Null is 0 under neither mask.
+    Finer digits than microseconds are cut (floats: rounded). Null is 0 under neither mask. An instant that some zone
+    writes with another year than 0001 to 9999 cannot be read.
 
     Raises:
         ValueError: (EV210) the column's type, or a number without unit, cannot be a time.
@@ -92,21 +96,21 @@ def instants(values: pa.Array[Any], zone: str, unit: str | None) -> tuple[Int64s
         values = values.dictionary_decode()
     given: Any = values.type
     if pa.types.is_string(given) or pa.types.is_large_string(given):
-        return parse_iso(values, zone)
+        return _only_instants(*parse_iso(values, zone))
     if pa.types.is_timestamp(given):
         micros, bad = to_micros(values)
         if given.tz is not None:
             return micros, bad, np.zeros(len(values), np.bool_)
-        return _read_local(micros, bad, values, zone, "flag")
+        return _only_instants(*_read_local(micros, bad, values, zone, "flag"))
     if pa.types.is_date(given):
         per_day, days = (1, pa.int32()) if pa.types.is_date32(given) else (86_400_000, pa.int64())
         counts = _numbers(values.cast(days)).astype(np.int64)
-        micros, bad = _in_range(counts, _DAY, per_day)
-        return _read_local(micros, bad, values, zone, "later")
+        micros, bad = _in_range(counts, _DAY, per_day, local=True)
+        return _only_instants(*_read_local(micros, bad, values, zone, "later"))
     if unit is None:
         raise ValueError(f"EV210 {given} is a time only with a unit: s, ms, us or ns")
     if pa.types.is_integer(given):
-        micros, bad = _in_range(_numbers(values), _SECOND, _UNITS_PER_SECOND[unit])
+        micros, bad = _in_range(_numbers(values), _SECOND, _UNITS_PER_SECOND[unit], local=False)
     elif pa.types.is_floating(given):
         micros, bad = _from_floats(_numbers(values.cast(pa.float64())), unit)
     else:
@@ -115,9 +119,35 @@ def instants(values: pa.Array[Any], zone: str, unit: str | None) -> tuple[Int64s
 
 
 def to_micros(values: pa.Array[Any]) -> tuple[Int64s, Mask]:
-    """Timestamps of any unit -> their microseconds, floored, and a mask of those outside years 0001 to 9999; these and nulls are 0."""
-    unit: Any = getattr(values.type, "unit", None)
-    return _in_range(_numbers(values.cast(pa.int64())), _SECOND, _UNITS_PER_SECOND[unit])
+    """Timestamps of any unit -> their microseconds, floored, and a mask of those outside the calendar; these and nulls are 0."""
+    kind: Any = values.type
+    return _in_range(_numbers(values.cast(pa.int64())), _SECOND, _UNITS_PER_SECOND[kind.unit], local=kind.tz is None)
+
+
+def outside(micros: Int64s, *, local: bool) -> Mask:
+    """Which microseconds lie outside years 0001 to 9999: as dates and wall clocks (`local`), or as instants on the clock of any zone."""
+    low, high = _bounds(local)
+    mask: Mask = (micros < low) | (micros > high)
+    return mask
+
+
+def outside_calendar(values: pa.Array[Any]) -> Mask:
+    """Which values of a column of dates (date32) or timestamps lie outside years 0001 to 9999; nulls do not."""
+    if pa.types.is_timestamp(values.type):
+        return to_micros(values)[1]
+    return _in_range(_numbers(values.cast(pa.int32())), _DAY, 1, local=True)[1]
+
+
+def _bounds(local: bool) -> tuple[int, int]:
+    return (_FIRST_US, _LAST_US) if local else (EARLIEST_US, LATEST_US)
+
+
+def _only_instants(micros: Int64s, bad: Mask, skipped: Mask) -> tuple[Int64s, Mask, Mask]:
+    """Local times may be read that are no instants, a day at either end."""
+    mask = outside(micros, local=False)
+    if mask.any():
+        micros, bad, skipped = np.where(mask, 0, micros), bad | mask, skipped & ~mask
+    return micros, bad, skipped
 
 
 def _numbers(values: pa.Array[Any]) -> npt.NDArray[Any]:
@@ -127,12 +157,13 @@ def _numbers(values: pa.Array[Any]) -> npt.NDArray[Any]:
     return np.asarray(values.to_numpy(zero_copy_only=False))
 
 
-def _in_range(counts: npt.NDArray[Any], times: int, divided_by: int) -> tuple[Int64s, Mask]:
-    """floor(counts * times / divided_by), one of the two dividing the other; 0 and masked where no instant is that far."""
+def _in_range(counts: npt.NDArray[Any], times: int, divided_by: int, *, local: bool) -> tuple[Int64s, Mask]:
+    """floor(counts * times / divided_by), one of the two dividing the other; 0 and masked outside the calendar."""
     factor, divisor = max(1, times // divided_by), max(1, divided_by // times)
     if counts.dtype != np.uint64:
         counts = counts.astype(np.int64, copy=False)
-    lowest, highest = EARLIEST_US * divisor // factor, (LATEST_US * divisor + divisor - 1) // factor
+    low, high = _bounds(local)
+    lowest, highest = low * divisor // factor, (high * divisor + divisor - 1) // factor
     bad = counts > highest if counts.dtype == np.uint64 else (counts < lowest) | (counts > highest)
     if bad.any():
         counts = np.where(bad, counts.dtype.type(0), counts)
@@ -170,8 +201,8 @@ def parse_iso(values: pa.Array[Any], zone: str) -> tuple[Int64s, Mask, Mask]:
 
     Forms: ``YYYY-MM-DD``, or that and ``T`` or a space and ``HH:MM[:SS[.f]]`` with one to nine digits of a fraction, and
     ``Z``, ``+HH:MM``, ``+HHMM`` or ``+HH``. Without an offset the time is local; a date alone is the first instant of its
-    day. Years 0001 to 9999, no leap seconds, offsets up to 18 hours; digits finer than microseconds are cut.
-    Null is 0 under neither mask. Raises LookupError if there is no such zone.
+    day. Years 0001 to 9999 as written, no leap seconds, offsets up to 18 hours; digits finer than microseconds are cut.
+    Which of them are instants, `instants` says. Null is 0 under neither mask. Raises LookupError if there is no such zone.
     """
     rows = len(values)
     micros, bad, is_local = np.zeros(rows, np.int64), np.ones(rows, np.bool_), np.zeros(rows, np.bool_)
@@ -336,7 +367,7 @@ def check_floor(duration: Duration) -> None:
     elif unit in _MONTHS and 12 % (count * _MONTHS[unit]):
         raise ValueError(f"EV217 floor: {duration} does not divide a year")
     elif unit == "y" and count > 1000:
-        raise ValueError("EV217 floor: at most 1000y")
+        raise ValueError("EV103 floor: at most 1000y")
 
 
 def floor_instants(micros: Int64s, duration: Duration, zone: str) -> Int64s:

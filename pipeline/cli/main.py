@@ -71,6 +71,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(letters_app, name="dead-letters")
 
 _interruption = threading.Event()
+_told = threading.Lock()
 
 # typer reads annotations at run time; Python 3.10 needs Optional there.
 Text = Optional[str]  # noqa: UP045
@@ -333,18 +334,20 @@ def _tell(error: EventveilError) -> None:
 
 
 def _interrupt(*_: Any) -> None:
-    """Unwind once, so that temporary files go; leave at once on a second signal, or when something holds us."""
+    """Unwind once, so that temporary files go; leave at once on a second signal, or when threads hold us."""
     _interruption.set()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(130))
-    held = threading.Timer(5, os._exit, [130])
+    held = threading.Timer(1, lambda: _leave(_interrupted()))
     held.daemon = True
     held.start()
     raise KeyboardInterrupt
 
 
 def _interrupted() -> int:
-    print("interrupted: every file that was written is whole; run again to complete", file=sys.stderr)
+    # Once, whoever comes first: the timer, or the main thread.
+    if _told.acquire(blocking=False):
+        print("interrupted: every file that was written is whole; run again to complete", file=sys.stderr)
     return 130
 
 

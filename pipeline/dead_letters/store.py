@@ -90,7 +90,7 @@ class LetterFolder:
         path = os.path.join(self.folder, f"letters-{name}.jsonl")
         lines = [letter for letter in letters if letter is not None]
         if lines:
-            publish_file(path, [b"".join(lines)])
+            publish_file(path, lines)
         else:
             remove_file(path)
         return len(lines)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 
 from eventveil.pipeline.assemble import AssembleParts
@@ -27,11 +29,16 @@ class WriteLetters(AssembleParts):
         self._keys = keys
 
     def setup(self) -> None:
-        self._name_key = load_keys(self._keys).domain(f"dead letters of {self._stage}").for_domain("part")
+        # Not the key of the names itself: this refuses to be pickled.
+        self._names = load_keys(self._keys).domain(f"dead letters of {self._stage}")
 
     def publish(self, part: Part, batches: list[pa.RecordBatch]) -> None:
         METER.add(refused=sum(batch.num_rows for batch in batches))
         if self._folder is not None:
-            self._folder.publish(
-                part_name(self._name_key, part), (line for batch in batches for line in batch.column("letter").to_pylist())
-            )
+            self._folder.publish(part_name(self._names.for_domain("part"), part), [lines for batch in batches for lines in _lines(batch)])
+
+
+def _lines(batch: pa.RecordBatch) -> list[bytes]:
+    """All letters of a batch in one piece: they may be many, and each ends its line."""
+    letters: Any = batch.column("letter").drop_null()
+    return [b"".join(letters.to_pylist())] if len(letters) else []

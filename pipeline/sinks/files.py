@@ -9,10 +9,8 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from itertools import pairwise
 from typing import Any, Literal, cast
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +21,7 @@ from eventveil.pipeline.sinks.atomic import local_path, make_folder, publish_fil
 from eventveil.schemas.errors import StorageError
 from eventveil.transforms.batch import ORDER, WINDOW
 from eventveil.transforms.encode.json_events import encode_json
+from eventveil.transforms.times import to_local
 
 __all__ = ["PROVENANCE", "FolderSink", "Published"]
 
@@ -34,7 +33,7 @@ Rows = npt.NDArray[np.int64]
 _SUFFIX = {"jsonl": "jsonl", "avro": "avro", "parquet": "parquet"}
 _COMPRESSED = {"gzip": ".gz", "zstd": ".zst"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,199}\Z")
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_DAY_US = 86_400_000_000
 
 
 @dataclass(frozen=True)
@@ -201,6 +200,9 @@ class FolderSink:
         return places
 
     def _publish_file(self, file_name: str, window: str | None, rows: pa.RecordBatch | pa.Array[Any]) -> Published:
+        if not os.path.isdir(self.folder):
+            # Made anew it would hold half of the output, and nobody would know.
+            raise StorageError.of("EV404", "the folder was removed during the run", "run again", file=self.folder)
         folder = self.folder if window is None else os.path.join(self.folder, f"window={window}")
         make_folder(folder)
         path = os.path.join(folder, file_name)
@@ -209,13 +211,12 @@ class FolderSink:
         return Published(path, len(rows), content.nbytes)
 
     def _window_name(self, start_us: int) -> str:
-        instant = _EPOCH + timedelta(microseconds=start_us)
-        local = instant.astimezone(ZoneInfo(self.zone))
-        midnight = (local.hour, local.minute, local.second, local.microsecond) == (0, 0, 0, 0)
-        if midnight if self.by_day is None else self.by_day:
-            return f"{local:%Y-%m-%d}"
-        fraction = f".{instant.microsecond:06d}" if instant.microsecond else ""
-        return f"{instant:%Y-%m-%dT%H-%M-%S}{fraction}Z"
+        local_us = int(to_local(np.array([start_us], np.int64), self.zone)[0])
+        if local_us % _DAY_US == 0 if self.by_day is None else self.by_day:
+            return _date(local_us)
+        seconds, micros = divmod(start_us % _DAY_US, 1_000_000)
+        fraction = f".{micros:06d}" if micros else ""
+        return f"{_date(start_us)}T{seconds // 3_600:02d}-{seconds // 60 % 60:02d}-{seconds % 60:02d}{fraction}Z"
 
     def _encoded(self, rows: pa.RecordBatch | pa.Array[Any], window: str | None) -> memoryview:
         """The bytes of a file. A part is at most some 32 MB of input, and fits into memory."""
@@ -256,6 +257,15 @@ class FolderSink:
             raise unwritable(self.folder, error) from None
         for path in {os.path.join(folder, file_name) for folder in folders} - written:
             remove_file(path)
+
+
+def _date(micros: int) -> str:
+    """ISO 8601, also for years before 1, where long windows may begin: the year before 0001 is 0000, and the one before that -0001."""
+    month = np.datetime64(micros // _DAY_US, "D").astype("datetime64[M]")
+    years, months = divmod(int(month.astype(np.int64)), 12)
+    day = micros // _DAY_US - int(month.astype("datetime64[D]").astype(np.int64)) + 1
+    year = 1970 + years
+    return f"{'-' if year < 0 else ''}{abs(year):04d}-{months + 1:02d}-{day:02d}"
 
 
 def _lines(batches: Sequence[pa.RecordBatch]) -> pa.Array[Any]:

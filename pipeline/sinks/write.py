@@ -22,7 +22,8 @@ class WriteParts(AssembleParts):
         self._keys = keys
 
     def setup(self) -> None:
-        self._name_key = load_keys(self._keys).domain(self._domain).for_domain("part")
+        # Not the key of the names itself: this refuses to be pickled.
+        self._names = load_keys(self._keys).domain(self._domain)
 
     def publish(self, part: Part, batches: list[pa.RecordBatch]) -> None:
-        self._sink.publish(part_name(self._name_key, part), batches)
+        self._sink.publish(part_name(self._names.for_domain("part"), part), batches)

@@ -41,8 +41,8 @@ def unreadable(path: str, error: OSError) -> EventveilError:
     return StorageError.of("EV402", cause, "check that the file exists and may be read", file=path)
 
 
-def damaged(path: str, fact: str) -> EventveilError:
-    return StorageError.of("EV403", fact, "restore the file; nothing behind the damage was read", file=path)
+def damaged(path: str, fact: str, remedy: str = "restore the file; nothing behind the damage was read") -> EventveilError:
+    return StorageError.of("EV403", fact, remedy, file=path)
 
 
 def stamp_of(path: str, status: os.stat_result | None = None) -> Stamp:
@@ -118,7 +118,9 @@ class _Gzip:
             try:
                 out = self._inflate.decompress(self._pending, len(view))
             except zlib.error:
-                raise damaged(self._path, f"the gzip data is damaged before byte {self._file.tell()}") from None
+                # Changed bits may pass as other data until the code breaks, or to the checksum: some may have been read as events.
+                remedy = "restore the file and run again: parts written shortly before the damage showed may hold some of it"
+                raise damaged(self._path, f"the gzip data is damaged before byte {self._file.tell()}", remedy) from None
             self._pending = self._inflate.unconsumed_tail
             if self._inflate.eof:
                 self._pending = self._inflate.unused_data

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
-from eventveil.schemas.errors import PolicyError, Problem
-from eventveil.transforms.batch import ORDER, WINDOW, Part, part_of, refused_batch, with_part
+from eventveil.schemas.errors import PolicyError, Problem, SchemaError
+from eventveil.transforms.batch import ORDER, WINDOW, Part, part_of, refused_batch, with_kind, with_part
 from eventveil.transforms.beam.coder import RecordBatchCoder
 from eventveil.transforms.beam.guard import guarded
 from eventveil.transforms.compile import load_plan
@@ -39,7 +39,9 @@ __all__ = [
     "ApplyPolicy",
     "BatchBytes",
     "DecodeEvents",
+    "PublishVeiled",
     "RecordBatchCoder",
+    "TakeBatches",
     "count",
     "count_codes",
     "decode",
@@ -149,10 +151,36 @@ class BatchBytes(beam.DoFn):
     @guarded
     def process(self, messages: list[bytes]) -> Iterator[pa.RecordBatch]:
         positions = np.full(len(messages), -1, np.int64)
-        yield pa.RecordBatch.from_arrays([pa.array(messages, pa.binary()), pa.array(positions)], ["value", "position"])
+        batch = pa.RecordBatch.from_arrays([pa.array(messages, pa.binary()), pa.array(positions)], ["value", "position"])
+        yield with_kind(batch, "messages")
 
 
-class _Publish(beam.DoFn):
+class TakeBatches(beam.DoFn):
+    """Batches of somebody else's -> raw batches. Their metadata goes: marks are ours to make.
+
+    Args:
+        messages: the column that holds messages; None: the columns are the event's.
+    """
+
+    def __init__(self, messages: str | None) -> None:
+        self._messages = messages
+
+    @guarded
+    def process(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        positions: Column = pa.array(np.full(batch.num_rows, -1, np.int64))
+        if self._messages is None:
+            rows: Column = batch.to_struct_array()
+            yield with_kind(pa.RecordBatch.from_arrays([rows, positions], ["row", "position"]), "rows")
+            return
+        if batch.schema.get_field_index(self._messages) < 0:
+            raise SchemaError(
+                Problem("", 0, "EV407", f"a batch has no column '{self._messages}' of messages", "name the column with messages=")
+            )
+        values: Column = batch.column(self._messages)
+        yield with_kind(pa.RecordBatch.from_arrays([values, positions], ["value", "position"]), "messages")
+
+
+class PublishVeiled(beam.DoFn):
     """Veiled batch -> the output alone: in keyed order, internal columns removed, nothing hidden in its buffers; empty batches vanish.
 
     Args:
@@ -191,8 +219,8 @@ class _Filled(beam.DoFn):
 class Anonymize(beam.PTransform):
     """Anonymize events under a policy.
 
-    Takes a PCollection of `bytes` (one message each) or of `pyarrow.RecordBatch` (columns of the event schema; or one
-    column `value` of messages). Gives two PCollections of RecordBatches: veiled events with the policy's output
+    Takes a PCollection of `bytes` (one message each) or of `pyarrow.RecordBatch` (columns of the event schema; or, with
+    `messages`, a column of messages). Gives two PCollections of RecordBatches: veiled events with the policy's output
     columns, and letters of refused events with the columns of `eventveil.transforms.batch.LETTERS`.
 
     Windows stay. Messages are gathered into batches within their window, and a batch has the timestamp of its window's end; batches
@@ -203,6 +231,7 @@ class Anonymize(beam.PTransform):
         policy: path of the policy, or a compiled Plan.
         keys: path of a keyring, or ``env:NAME``. Loaded on the worker, never pickled.
         custodian: path of the custodian's public key. Without it `allow_loss` must be said.
+        messages: the column of the batches that holds messages, where their columns are not the event's own.
         format: of messages: "json" or "avro".
         allow_loss: refused events are counted and lost.
 
@@ -217,6 +246,7 @@ class Anonymize(beam.PTransform):
         *,
         keys: str,
         custodian: str | Path | None = None,
+        messages: str | None = None,
         format: str = "json",
         allow_loss: bool = False,
         max_event_bytes: int = 8 << 20,
@@ -230,6 +260,7 @@ class Anonymize(beam.PTransform):
             raise PolicyError(Problem("", 0, "EV211", fact, "name fields of the event"))
         self._sealing = Sealing(keys, None if custodian is None else load_public(custodian))
         self._reading = Reading(self.plan.schema, self.plan.used, format, max_event_bytes)
+        self._messages = messages
 
     def expand(self, events: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
         plan = self.plan
@@ -239,9 +270,11 @@ class Anonymize(beam.PTransform):
         if events.element_type is bytes:
             lists = events | "GatherMessages" >> beam.BatchElements(min_batch_size=100, max_batch_size=10_000)
             events = lists | "BatchMessages" >> beam.ParDo(BatchBytes()).with_output_types(pa.RecordBatch)
+        else:
+            events = events | "TakeBatches" >> beam.ParDo(TakeBatches(self._messages)).with_output_types(pa.RecordBatch)
         decoded, undecodable = decode(events, self._reading, [(plan.name, plan.digest)], self._sealing)
         veiled, unveilable = veil(decoded, plan, plan.name, self._sealing)
-        published = veiled | "PublishVeiled" >> beam.ParDo(_Publish(plan.keep_order)).with_output_types(pa.RecordBatch)
+        published = veiled | "PublishVeiled" >> beam.ParDo(PublishVeiled(plan.keep_order)).with_output_types(pa.RecordBatch)
         letters = (undecodable, unveilable) | "JoinRefused" >> beam.Flatten()
         return published, letters | "DropEmpty" >> beam.ParDo(_Filled()).with_output_types(pa.RecordBatch)
 
@@ -274,6 +307,7 @@ def _decoded_batch(decoded: Decoded, positions: Column, originals: Originals, pa
         positions, column = positions.take(rows), column.take(rows)
     drift = _drift_column(decoded, len(decoded.events))
     batch = pa.RecordBatch.from_arrays([decoded.events, positions, column, drift], ["event", "position", originals.name, "drift"])
+    batch = with_kind(batch, "decoded")
     return with_part(batch, part) if part else batch
 
 

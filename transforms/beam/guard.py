@@ -38,10 +38,15 @@ def guarded(method: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]
         except EventveilError as error:
             _failures.append(error)
             raise
-        except Exception as error:  # noqa: BLE001 - any text but ours may quote an event
+        except (GeneratorExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001 - any text but ours may quote an event; and what Rust raises is no Exception
             hidden = internal_error(error)
-            _failures.append(hidden)
-            raise hidden from None
+        else:
+            return
+        _failures.append(hidden)
+        # Behind the handler, so that the other error does not hang on ours as its context.
+        raise hidden
 
     # Beam would look the method's parameters up by names that the wrapper does not have; types are said where DoFns are used.
     del wrapper.__wrapped__

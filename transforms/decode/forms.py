@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from eventveil.schemas.events.tree import Leaf
 from eventveil.transforms.columns import Column, flags, not_utf8
-from eventveil.transforms.times import EARLIEST_US, LATEST_US
+from eventveil.transforms.times import outside_calendar
 
 __all__ = ["Problems", "finite", "in_calendar", "of_form", "read_typed", "without"]
 
@@ -44,19 +44,15 @@ def read_typed(leaf: Leaf, values: Column) -> tuple[Column, Sequence[tuple[str, 
 
 
 def in_calendar(values: Column, problems: Problems) -> None:
-    """Times of day lie within a day; dates and timestamps in years 1 to 9999, the only ones that have a text."""
+    """Times of day lie within a day; dates and timestamps in years 1 to 9999, the only ones that have a text, instants in any zone."""
     kind = values.type
-    if pa.types.is_timestamp(kind) and kind.unit == "ns":
-        return
-    counts = values.cast(pa.int32() if kind.bit_width == 32 else pa.int64())
     if pa.types.is_time(kind):
-        low, high = 0, _PER_DAY[kind.unit] - 1
+        counts = values.cast(pa.int32() if kind.bit_width == 32 else pa.int64())
+        mask = flags(_pc.or_(_pc.less(counts, 0), _pc.greater_equal(counts, _PER_DAY[kind.unit])))
+    elif pa.types.is_timestamp(kind) and kind.unit == "ns":
+        return
     else:
-        per_day = _PER_DAY[kind.unit] if pa.types.is_timestamp(kind) else 1
-        day = _PER_DAY["us"]
-        # A day less than what is read elsewhere on either side, where the zone of a text may reach.
-        low, high = (EARLIEST_US // day + 1) * per_day, ((LATEST_US + 1) // day - 1) * per_day - 1
-    mask = flags(_pc.or_(_pc.less(counts, low), _pc.greater(counts, high)))
+        mask = outside_calendar(values)
     if mask.any():
         problems.append(("EV506", mask))
 

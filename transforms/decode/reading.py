@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from eventveil.schemas.events.tree import EventSchema
-from eventveil.transforms.batch import part_of
+from eventveil.transforms.batch import kind_of
 from eventveil.transforms.decode.decoded import Decoded
 from eventveil.transforms.encode.json_events import encode_json
 from eventveil.transforms.nested import Column
@@ -18,7 +18,6 @@ from eventveil.transforms.nested import Column
 __all__ = ["WRITER", "Decoders", "Originals", "Reading"]
 
 WRITER = b"eventveil.writer"
-_RAW = {"value", "position", "key", "headers", "timestamp"}
 _WRITERS_KEPT = 64
 
 
@@ -39,21 +38,24 @@ class Reading:
 
 
 class Originals:
-    """The events of a batch as they came: messages, or rows that are columns already and are told as JSON."""
+    """The events of a batch as they came: messages, or rows that are columns already and are told as JSON.
+
+    Attributes:
+        name: "value" for messages, "row" for columns.
+        column: one of them per event. positions: where each was read; -1 where that is not known.
+    """
 
     def __init__(self, batch: pa.RecordBatch) -> None:
-        names = set(batch.schema.names)
-        if "value" in names and (names <= _RAW or part_of(batch) is not None or "event" in names):
-            self.name = "value"
-            self.column: Column = batch.column("value")
-        elif "row" in names and (names <= {"row", "position"} or "event" in names):
+        kind = kind_of(batch)
+        if not kind:
+            # Nobody's batch but its owner's: whatever its columns are called, they are an event's.
             self.name = "row"
-            self.column = batch.column("row")
-        else:
-            self.name = "row"
-            self.column = batch.to_struct_array()
-        given = "position" in names and (self.name == "value" or "row" in names)
-        self.positions = batch.column("position") if given else pa.array(np.arange(batch.num_rows, dtype=np.int64))
+            self.column: Column = batch.to_struct_array()
+            self.positions: Column = pa.array(np.full(batch.num_rows, -1, np.int64))
+            return
+        self.name = "row" if kind == "rows" or "row" in batch.schema.names else "value"
+        self.column = batch.column(self.name)
+        self.positions = batch.column("position")
 
     def take(self, rows: Column) -> Column:
         taken = self.column.take(rows)

@@ -29,7 +29,7 @@ from eventveil.transforms.operators._exact import (
     words,
     wraps,
 )
-from eventveil.transforms.times import EARLIEST_US, LATEST_US, instants, to_local, to_micros
+from eventveil.transforms.times import instants, outside_calendar, parse_iso, to_local, to_micros
 
 __all__ = ["CASTS"]
 
@@ -290,13 +290,12 @@ def _is_utf8(data: bytes) -> bool:
 
 def _text_from_date(values: Any, wanted: Any, _: str) -> tuple[Any, Mask]:
     days = numbers(values.cast(pa.int32()))
-    fitting, misplaced = _made(days, pa.int32(), values, (days < EARLIEST_US // _DAY + 1) | (days > LATEST_US // _DAY - 1))
+    fitting, misplaced = _made(days, pa.int32(), values, outside_calendar(values))
     return fitting.cast(pa.date32()).cast(wanted), misplaced
 
 
 def _text_from_timestamp(values: Any, wanted: Any, _: str) -> tuple[Any, Mask]:
-    micros, misplaced = to_micros(values)
-    misplaced = misplaced | (micros < EARLIEST_US + _DAY) | (micros > LATEST_US - _DAY)
+    misplaced = outside_calendar(values)
     # Arrow writes times without zone with no look into a database, and with all the digits of their unit.
     plain_ = _without(values.cast(pa.int64()), misplaced).cast(pa.timestamp(values.type.unit))
     text = _pc.replace_substring(plain_.cast(wanted), pattern=" ", replacement="T")
@@ -308,7 +307,7 @@ def _text_from_timestamp(values: Any, wanted: Any, _: str) -> tuple[Any, Mask]:
 
 
 def _date_from_text(values: Any, wanted: Any, _: str) -> tuple[Any, Mask]:
-    micros, bad, _skipped = instants(values, "UTC", None)
+    micros, bad, _skipped = parse_iso(values, "UTC")
     bad |= _mask(_pc.not_equal(_pc.binary_length(values), len("YYYY-MM-DD")))
     return _dates(micros, values, bad)
 

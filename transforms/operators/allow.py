@@ -27,7 +27,7 @@ class Allow(Placing):
         otherwise: ``refuse`` the event, ``nullify`` the value, or write the text ``other`` (text fields only).
 
     Raises:
-        EV217: a listed value is not of the field's type (when the policy is compiled).
+        EV217: a listed value is not of the field's type, or no symbol of its enum (when the policy is compiled).
         EV520: a value is not listed.
 
     Example:
@@ -68,6 +68,9 @@ class Allow(Placing):
             pa.array(self.values, setting.given)
         except (pa.ArrowInvalid, OverflowError, UnicodeEncodeError):
             raise ValueError(f"EV217 a value of allow cannot be written as {setting.given}") from None
+        strange = [place for place, value in enumerate(self.values, 1) if setting.symbols and value not in setting.symbols]
+        if strange:
+            raise ValueError(f"EV217 value {strange[0]} of allow is no symbol of the enum: {', '.join(setting.symbols)}")
         return super().settle(setting)
 
     def discloses(self) -> str:

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, TypeAdapter, WithJsonSchema, field_validat
 from eventveil.transforms.context import Context
 from eventveil.transforms.operators._exact import Number, in_units, is_decimal, is_number, numbers, plain
 from eventveil.transforms.registry import Operator, Setting, operator
-from eventveil.transforms.times import check_zone, instants, parse_iso
+from eventveil.transforms.times import check_zone, instants, outside_calendar, parse_iso
 
 __all__ = ["Clamp"]
 
@@ -54,6 +54,7 @@ class Clamp(Operator):
         EV112: the zone is unknown (when the policy is compiled).
         EV217: an end is not of the field's type, or does not fit into it without loss (when the policy is compiled).
         EV528: the value is not a number, or is infinite on a side without an end.
+        EV529: the time lies outside years 0001 to 9999 on a side without an end.
 
     Example:
         {clamp: {min: 0, max: 100}}: 17 -> 17, -3 -> 0, 250 -> 100, null -> null
@@ -61,7 +62,7 @@ class Clamp(Operator):
     """
 
     may_return_input = True
-    refusals = ("EV528",)
+    refusals = ("EV528", "EV529")
 
     min: _Bound | None = None
     max: _Bound | None = None
@@ -111,6 +112,8 @@ class Clamp(Operator):
             bad = ~np.isfinite(numbers(values))
             if bad.any():
                 context.refuse(bad, "EV528")
+        elif pa.types.is_temporal(values.type):
+            context.refuse(outside_calendar(values), "EV529")
         return values
 
     def _end(self, bound: Decimal | str | None, given: Any) -> Any:
@@ -135,8 +138,10 @@ class Clamp(Operator):
 
     def _time(self, text: str, given: Any) -> Any:
         written = pa.array([text])
-        zone = "UTC" if pa.types.is_date32(given) or given.tz is None else self.zone or "UTC"
-        micros, bad, skipped = instants(written, zone, None)
+        if pa.types.is_date32(given) or given.tz is None:
+            micros, bad, skipped = parse_iso(written, "UTC")
+        else:
+            micros, bad, skipped = instants(written, self.zone or "UTC", None)
         if pa.types.is_date32(given):
             if len(text) == len(_DATE):
                 return pa.scalar(int(micros[0]) // 86_400_000_000, pa.int32()).cast(given)

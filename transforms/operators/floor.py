@@ -13,7 +13,7 @@ from eventveil.schemas.durations import Duration
 from eventveil.transforms.context import Context
 from eventveil.transforms.operators._exact import nulls_of, numbers
 from eventveil.transforms.registry import Operator, Setting, operator
-from eventveil.transforms.times import EARLIEST_US, LATEST_US, check_floor, check_zone, floor_instants, to_micros
+from eventveil.transforms.times import check_floor, check_zone, floor_instants, outside, outside_calendar, to_micros
 
 __all__ = ["Floor"]
 
@@ -36,8 +36,9 @@ class Floor(Operator):
 
     Raises:
         EV112: the zone is unknown (when the policy is compiled).
+        EV103: `size` is more than 1000y (when the policy is compiled).
         EV217: `size` does not divide the next unit, or is shorter than the day of a date (when the policy is compiled).
-        EV529: the time lies outside years 0001 to 9999, or its beginning outside what nanoseconds can hold.
+        EV529: the time or its beginning lies outside years 0001 to 9999, or its beginning outside what nanoseconds can hold.
 
     Example:
         {floor: 1min}: "2014-09-04T22:57:55Z" -> "2014-09-04T22:57:00Z", null -> null
@@ -79,14 +80,18 @@ class Floor(Operator):
         nulls = nulls_of(values)
         if pa.types.is_date32(values.type):
             days = numbers(values.cast(pa.int32())).astype(np.int64)
-            bad = (days < EARLIEST_US // _DAY) | (days > LATEST_US // _DAY)
-            floored = floor_instants(np.where(bad, 0, days) * _DAY, self.size, "UTC") // _DAY
+            bad = outside_calendar(values)
+            start = floor_instants(np.where(bad, 0, days) * _DAY, self.size, "UTC")
+            bad |= outside(start, local=True)
             context.refuse(bad, "EV529")
+            floored = np.where(bad, 0, start) // _DAY
             dates: pa.Array[Any] = pa.array(floored.astype(np.int32), pa.int32(), mask=nulls).cast(values.type)
             return dates
         micros, bad = to_micros(values)
         zone = "UTC" if values.type.tz is None else self.zone or "UTC"
-        floored, too_early = _in_unit(floor_instants(micros, self.size, zone), values.type.unit)
+        start = floor_instants(micros, self.size, zone)
+        bad |= outside(start, local=values.type.tz is None)
+        floored, too_early = _in_unit(np.where(bad, 0, start), values.type.unit)
         context.refuse(bad | too_early, "EV529")
         instants: pa.Array[Any] = pa.array(floored, pa.int64(), mask=nulls).cast(values.type)
         return instants

@@ -48,7 +48,7 @@ class Randomize(Drawn):
         null: ``refuse``, or the choice that a null becomes before the draw.
 
     Raises:
-        EV217: a choice lies outside the field's type (when the policy is compiled).
+        EV217: a choice lies outside the field's type, or is no symbol of its enum (when the policy is compiled).
         EV526: a null, unless `null` says what it becomes.
         EV527: a value that is no choice.
 
@@ -92,6 +92,9 @@ class Randomize(Drawn):
     def settle(self, setting: Setting) -> Operator:
         if pa.types.is_int32(setting.given) and any(not -(1 << 31) <= choice < 1 << 31 for choice in self.choices):  # type: ignore[operator]
             raise ValueError("EV217 a choice lies outside int32")
+        strange = [place for place, choice in enumerate(self.choices, 1) if setting.symbols and choice not in setting.symbols]
+        if strange:
+            raise ValueError(f"EV217 choice {strange[0]} is no symbol of the enum: {', '.join(setting.symbols)}")
         return self
 
     def discloses(self) -> str:

@@ -15,7 +15,7 @@ from eventveil.transforms.context import Context
 from eventveil.transforms.noise.draw import uniform, uniform_distance
 from eventveil.transforms.noise.drawn import Drawn
 from eventveil.transforms.registry import Operator, Setting, operator
-from eventveil.transforms.times import to_local
+from eventveil.transforms.times import outside, outside_calendar, to_local
 
 __all__ = ["Shift"]
 
@@ -26,8 +26,6 @@ _DAY = 86_400_000_000
 _LONGEST = 366 * 1000 * _DAY
 # Ticks per unit of the column's type, in microseconds; nanoseconds are cut first, see `_ticks`.
 _TICK = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 1}
-# Years 1 to 9999, in days: what text in ISO 8601 can say.
-_FIRST_DAY, _END_DAY = -719_162, 2_932_897
 
 
 @operator("shift")
@@ -51,7 +49,7 @@ class Shift(Drawn):
     Raises:
         EV213: the event time may move further than its release window is wide (when the policy is compiled).
         EV217: a date is shifted by parts of a day (when the policy is compiled).
-        EV529: a time leaves the years 1 to 9999, or its type.
+        EV529: a time leaves the years 1 to 9999 (reflected first, where it is), or its type.
 
     Example (keyed):
         {shift: {within: 10min, per: event}}: 2014-09-04T22:57:55 -> 2014-09-04T23:02:17.482913
@@ -109,16 +107,17 @@ class Shift(Drawn):
         tick = _tick(kind)
         within = self._within // tick
         valid = values.is_valid().to_numpy(zero_copy_only=False).astype(bool)
-        ticks = _ticks(values)
+        lost = outside_calendar(values)
+        # What the calendar holds leaves room in int64 for any draw, and for the bounds of any window.
+        ticks = np.where(lost, 0, _ticks(values))
         moved = ticks + (uniform(self.draw(context, None), 2 * within + 1) - within)
-        # A sum that wraps around at an edge of int64 is as far out as one that does not.
-        lost = (moved < _FIRST_DAY * (_DAY // tick)) | (moved >= _END_DAY * (_DAY // tick))
         if self._reflects:
             start, end = self._window(context, kind)
             moved = _reflected(moved, start // tick, -(-end // tick))
+        lost |= outside(moved * tick, local=not pa.types.is_timestamp(kind) or kind.tz is None)
         if pa.types.is_timestamp(kind) and kind.unit == "ns":
             lost |= np.abs(moved) > (1 << 63) // 1000 - 1
-            moved = moved * 1000
+            moved = np.where(lost, 0, moved) * 1000
         context.refuse(lost & valid, "EV529")
         moved = np.where(valid & ~lost, moved, 0)
         width = np.int32 if pa.types.is_date32(kind) else np.int64

@@ -85,7 +85,7 @@ def test_no_rows_is_one_empty_part(tmp_path: Path) -> None:
 def test_the_files_own_metadata_does_not_go_along(tmp_path: Path) -> None:
     (batch,) = read_range(*list_ranges([written(tmp_path)]))
 
-    assert [b"eventveil.part"] == list(batch.schema.metadata or {})
+    assert [b"eventveil.part", b"eventveil.kind"] == list(batch.schema.metadata or {})
 
 
 class TestDamage:

@@ -24,7 +24,9 @@ from eventveil.pipeline.dead_letters.open import open_letter
 from eventveil.pipeline.dead_letters.store import list_letters
 from eventveil.schemas.errors import EventveilError, PolicyError
 from eventveil.transforms import Anonymize
-from eventveil.transforms.batch import LETTERS
+from eventveil.transforms.batch import LETTERS, ORDER
+from eventveil.transforms.beam.anonymize import PublishVeiled
+from eventveil.transforms.beam.guard import guarded
 from eventveil.transforms.compile import load_plan
 from eventveil.transforms.keys.custodian import load_private, new_custodian
 from eventveil.transforms.keys.keyring import load_keys
@@ -211,9 +213,9 @@ class TestBatches:
         raw = pa.RecordBatch.from_pydict({"value": [message(event) for event in events]})
 
         with pipeline() as root:
-            for name, elements in {"1": [raw], "2": [self.columns(30)]}.items():
+            for name, elements, messages in (("1", [raw], "value"), ("2", [self.columns(30)], None)):
                 given = root | f"Create{name}" >> beam.Create(elements)
-                note(home, *(given | f"Veil{name}" >> anonymize(home)), name=name)
+                note(home, *(given | f"Veil{name}" >> anonymize(home, messages=messages)), name=name)
             texts = root | "Create3" >> beam.Create([message(event) for event in events])
             note(home, *(texts | "Veil3" >> anonymize(home)), name="3")
 
@@ -230,10 +232,39 @@ class TestBatches:
             }
         )
 
-        run(home, [raw], pa.RecordBatch)
+        run(home, [raw], pa.RecordBatch, messages="value")
 
         assert [["at", "email", "kind", "tags"]] == [batch.schema.names for batch in batches(home)]
         assert [("EV501", "", b"junk")] == opened(home)
+
+    def test_columns_that_are_called_like_those_of_a_source(self, home: Path) -> None:
+        names = {"value": "double", "timestamp": "long", "key": "string", "position": "long", "row": "long", "event": "string"}
+        fields = [{"name": name, "type": kind} for name, kind in names.items()]
+        (home / "order.avsc").write_text(json.dumps({"type": "record", "name": "Event", "fields": fields}))
+        rules = "".join(f"  {name}: keep\n" for name in names)
+        head = "policy: names\nversion: 1\nfor: {recipient: tests}\nschema: order.avsc\ndomain: d\n"
+        (home / "orders.yaml").write_text(f"{head}event: {{id: key}}\nfields:\n{rules}")
+        event = {"value": 1.5, "timestamp": 7, "key": "k", "position": 3, "row": 4, "event": "e"}
+        columns = pa.RecordBatch.from_pylist([event, {**event, "value": float("nan")}])
+
+        run(home, [columns], pa.RecordBatch)
+
+        assert [event] == rows(home)
+        assert [("EV505", "value")] == [(code, path) for code, path, _ in opened(home)]
+
+    def test_no_cell_can_pass_for_the_event(self, home: Path) -> None:
+        fields = [{"name": name, "type": "bytes"} for name in ("event", "value", "position", "drift")]
+        (home / "order.avsc").write_text(json.dumps({"type": "record", "name": "Event", "fields": fields}))
+        head = "policy: names\nversion: 1\nfor: {recipient: tests}\nschema: order.avsc\ndomain: d\n"
+        rules = "  event: keep\n  value: drop\n  position: drop\n  drift: drop\n"
+        (home / "orders.yaml").write_text(f"{head}event: {{id: event}}\nfields:\n{rules}")
+        forged = b'{"event": "forged", "value": "", "position": "", "drift": ""}'
+        columns = pa.RecordBatch.from_pydict({"event": [b"login"], "value": [forged], "position": [b"1"], "drift": [b""]})
+        marked = columns.replace_schema_metadata({b"eventveil.kind": b"messages", b"eventveil.part": b'{"origin": "", "start": 0}'})
+
+        run(home, [columns, marked], pa.RecordBatch)
+
+        assert [{"event": b"login"}] * 2 == [row for batch in batches(home) for row in batch.to_pylist()]
 
     def test_batches_keep_their_windows_and_times(self, home: Path) -> None:
         with pipeline() as root:
@@ -259,6 +290,14 @@ class TestBatches:
 
 
 CANARY = "CANARY-7f3a"
+
+
+class Quotes(beam.DoFn):
+    """Fails as a library would, with the value in its message."""
+
+    @guarded
+    def process(self, element: str) -> Iterator[str]:
+        raise ValueError(f"cannot parse {element}")
 
 
 class TestNothingLeaksSideways:
@@ -298,6 +337,28 @@ class TestNothingLeaksSideways:
         (veiled,) = batches(home)
         assert [False, True] == sorted(veiled.column("email").is_valid().to_pylist())
         assert CANARY.encode() not in b"".join(buffer.to_pybytes() for column in veiled.columns for buffer in column.buffers() if buffer)
+
+    def test_what_operators_hand_on_is_compacted(self, home: Path) -> None:
+        # An operator may hand on a slice, a dictionary or a null that hides bytes; what leaves is rebuilt.
+        texts = pa.array([CANARY, "shown", CANARY]).slice(1, 1)
+        kinds = pa.DictionaryArray.from_arrays(pa.array([0]), pa.array(["paid", CANARY]))
+        hidden = pa.Array.from_buffers(
+            pa.string(), 1, [pa.py_buffer(b"\0"), pa.array([0, len(CANARY)], pa.int32()).buffers()[1], pa.py_buffer(CANARY.encode())]
+        )
+        columns = {"text": texts, "kind": kinds, "null": hidden, ORDER: pa.array([b"0" * 16], pa.binary(16))}
+        with pipeline() as root:
+            given = root | beam.Create([pa.RecordBatch.from_pydict(columns)])
+            _ = given | beam.ParDo(PublishVeiled(keep_order=True)).with_output_types(pa.RecordBatch) | beam.ParDo(Note(str(home), "veiled"))
+
+        assert [{"text": "shown", "kind": "paid", "null": None}] == rows(home)
+        (batch,) = batches(home)
+        assert CANARY.encode() not in b"".join(buffer.to_pybytes() for column in batch.columns for buffer in column.buffers() if buffer)
+
+    def test_what_a_library_says_of_an_event_stays_inside(self, home: Path, caplog: pytest.LogCaptureFixture) -> None:
+        with pytest.raises(Exception, match="EV901 ValueError") as caught, pipeline() as root:
+            _ = root | beam.Create([CANARY]) | beam.ParDo(Quotes())
+
+        assert CANARY not in str(caught.value) + caplog.text
 
     def test_no_key_in_what_is_pickled(self, home: Path) -> None:
         pickled = pickle.dumps(anonymize(home))
