@@ -6,7 +6,8 @@ All that can be wrong is found here, before Beam is imported and anything is rea
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,7 @@ def job_of_flags(flags: Mapping[str, Any]) -> Job:
         told = ", ".join(f"--{name}" for name in missing)
         raise PolicyError(Problem("", 0, "EV120", f"{told} is missing", "name a job file, or give --policy, --input and --output"))
     output = {"uri": flags["output"], "format": flags.get("format"), "partition_by": flags.get("partition_by")}
+    output["compression"] = flags.get("compression")
     letters = {"uri": flags.get("dead_letters"), "custodian": flags.get("custodian")}
     document = {
         "job": "run",
@@ -117,7 +119,8 @@ def prepare(job: Job) -> FileJob:
     keys = load_keys(job.keys)
     custodian = load_public(letters.custodian) if letters is not None else None
     part_bytes = job.part_bytes or PART_BYTES
-    ranges = list_ranges(job.input.uri, job.input.format, part_bytes)
+    ranges = list_ranges(job.input.uri, job.input.format, part_bytes, job.input.compression)
+    _check_apart(job, ranges)
     variants = [Variant(name, plan, _sink(doc, plan, ranges[0].format, keys.id)) for name, doc, plan in zip(names, job.variants, plans)]
     folder = LetterFolder(letters.uri) if letters is not None else None
     for variant in variants:
@@ -135,6 +138,15 @@ def prepare(job: Job) -> FileJob:
         part_bytes=part_bytes,
         max_event_bytes=job.max_event_bytes or MAX_EVENT_BYTES,
     )
+
+
+def _check_apart(job: Job, ranges: Sequence[Range]) -> None:
+    """What a job writes must not be what its next run reads."""
+    for variant in job.variants:
+        folder = os.path.join(os.path.realpath(variant.output.uri.removeprefix("file://")), "")
+        if any(os.path.realpath(piece.path).startswith(folder) for piece in ranges):
+            fact = f"the output folder {variant.output.uri} holds input of this job"
+            raise PolicyError(Problem(job.file, 0, "EV120", fact, "choose a folder that is not read"))
 
 
 def _sink(doc: VariantDoc, plan: Plan, input_format: str, keys_id: str) -> FolderSink:
@@ -161,6 +173,7 @@ def _sink(doc: VariantDoc, plan: Plan, input_format: str, keys_id: str) -> Folde
         },
         name="event",
         partition_by_window=by_window,
+        compression=None if doc.output.compression == "none" else doc.output.compression,
         order="keep" if plan.keep_order else "keyed",
         zone=window.zone if window is not None else "UTC",
         by_day=window is not None and window.duration.unit not in ("s", "min", "h"),

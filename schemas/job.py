@@ -88,10 +88,11 @@ class InputDoc:
 
 @dataclass(frozen=True)
 class OutputDoc:
-    """Where a variant's events go. `format` None: that of the input."""
+    """Where a variant's events go. `format` None: that of the input; `compression` None: none."""
 
     uri: str
     format: Format | None = None
+    compression: Compression | None = None
     partition_by: Literal["window"] | None = None
 
 
@@ -207,6 +208,7 @@ class InputForm(Form):
 class OutputForm(Form):
     uri: _Uri = Field(description="the folder to write to")
     format: Format | None = Field(default=None, description="that of the input where it is not given")
+    compression: Compression | None = Field(default=None, description="of jsonl: none, gzip or zstd")
     partition_by: Literal["window"] | None = Field(default=None, description="window: a folder per window")
 
 
@@ -384,7 +386,7 @@ def _settled(form: JobForm, document: Mapping, file: str) -> Job:
             VariantDoc(
                 variant.name,
                 path(variant.policy),
-                OutputDoc(str(path(variant.output.uri)), variant.output.format, variant.output.partition_by),
+                OutputDoc(str(path(variant.output.uri)), variant.output.format, variant.output.compression, variant.output.partition_by),
             )
             for variant in form.variants
         ),

@@ -382,7 +382,7 @@ class EventForm(Form):
 def _check_window_length(length: Duration) -> Duration:
     # Longer ones reach beyond the instants that can be counted.
     if (length.months or 0) > 12 * _MOST_YEARS or (length.fixed_us or 0) > _MOST_YEARS * 366 * _DAY_US:
-        raise ValueError(f"EV103 {length} is too long: a window is at most {_MOST_YEARS}y long")
+        raise ValueError(f"EV103 a window is not so long: write {_MOST_YEARS}y or less")
     return length
 
 

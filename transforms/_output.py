@@ -131,7 +131,16 @@ class Output:
         fields = tuple((name, self._draw(below, (*at, name), nodes)) for name, below in tree.items())
         if source is None:
             return OutRecord(fields, None, False)
+        if source.nullable:
+            self._check_moved_in(source, at)
         return OutRecord(fields, names_of(within(source.steps)) if source.nullable else None, source.nullable)
+
+    def _check_moved_in(self, record: Place, at: Steps) -> None:
+        """A leaf that is moved into a record that may be missing would be lost with it."""
+        for one in self.emitted:
+            if starts_with(one.location, at) and not starts_with(steps_of(one.source), record.steps):
+                fact = f"{one.source} is moved into {Path(at)}, which may be missing: its value would be lost with it"
+                self.fail("EV216", fact, "move it elsewhere", one.line)
 
     def _survives(self, place: Place) -> bool:
         """Whether a leaf of the output comes from below this node and was not moved out of it."""

@@ -16,11 +16,16 @@ Steps: TypeAlias = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Place:
-    """A node of the schema at its path. `nullable` within its list: it or a record above it may be missing."""
+    """A node of the schema at its path. Within its list: `own`, it may be missing; `above`, a record above it may be."""
 
     steps: Steps
     node: Node
-    nullable: bool
+    own: bool
+    above: bool = False
+
+    @property
+    def nullable(self) -> bool:
+        return self.own or self.above
 
     def __str__(self) -> str:
         return str(Path(self.steps))
@@ -40,11 +45,12 @@ def narrowed(node: Node, steps: Steps, named: Sequence[Steps]) -> Node:
     return node
 
 
-def walk(node: Node, steps: Steps, nullable: bool) -> Iterator[Place]:
-    yield Place(steps, node, nullable)
+def walk(node: Node, steps: Steps, own: bool, above: bool = False) -> Iterator[Place]:
+    """Every place below and including `node`, in schema order."""
+    yield Place(steps, node, own, above)
     if isinstance(node, Record):
         for one in node.fields:
-            yield from walk(one.node, (*steps, one.name), nullable or one.nullable)
+            yield from walk(one.node, (*steps, one.name), one.nullable, own or above)
     elif isinstance(node, ListOf):
         yield from walk(node.item, (*steps, EACH), node.nullable_items)
 

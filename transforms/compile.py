@@ -176,8 +176,9 @@ class _Compiler:
         is_time = self.policy.time is not None and path in self.policy.time.field
         read = is_time and (pa.types.is_string(given) or pa.types.is_integer(given) or pa.types.is_floating(given))
         zone = self.policy.time.zone if read and self.policy.time is not None and pa.types.is_string(given) else None
-        source = Apply(-1, path, (), -1, names=names_of(within(place.steps)), is_time=read, local_zone=zone)
-        self._emit(place, chain, source, _INSTANT if read else given, place.nullable, f"fields.{path}", path, is_time, ())
+        names = names_of(within(place.steps))
+        source = Apply(-1, path, (), -1, names=names, record=_record_of(place), is_time=read, local_zone=zone)
+        self._emit(place, chain, source, _INSTANT if read else given, place.own, f"fields.{path}", path, is_time, ())
 
     def _emit(
         self,
@@ -221,7 +222,7 @@ class _Compiler:
             members.rules.append(group.rule)
             if tail:
                 given_slot, slot = slot, self._slot()
-                self.then.append((level, Apply(-1, source.path, tail, slot, given=given_slot, local_zone=final)))
+                self.then.append((level, Apply(-1, source.path, tail, slot, given=given_slot, record=source.record, local_zone=final)))
         else:
             slot = self._slot()
             target.append((level, replace(source, steps=steps, result=slot, local_zone=final)))
@@ -239,7 +240,7 @@ class _Compiler:
             output = pa.timestamp("us") if zone is not None else result
             words = tuple(operator.name for operator in used)
             says = "; ".join(dict.fromkeys(operator.discloses() for operator in used if operator.covers))
-            self.output.emitted.append(Emitted(location, level, slot, output, nullable, str(place), words, says, chain.line))
+            self.output.emitted.append(Emitted(location, level, slot, output, nullable or place.above, str(place), words, says, chain.line))
 
     def _branches(
         self,
@@ -277,7 +278,7 @@ class _Compiler:
                 self.fail("EV113", f"{label}.into.{name} has its name already", "no rename, move or into within into", line)
                 continue
             taken = captures is not None
-            source = Apply(-1, str(place), (), -1, names=(name,) if taken else (), given=slot, local_zone=zone)
+            source = Apply(-1, str(place), (), -1, names=(name,) if taken else (), given=slot, record=_record_of(place), local_zone=zone)
             of = captures[name] if captures is not None else result
             self._emit(place, inner, source, of, nullable, f"{label}.into.{name}", f"{key_path}>{name}", is_time, used, branch=name)
 
@@ -360,3 +361,9 @@ class _Compiler:
     def _slot(self) -> int:
         self.slots += 1
         return self.slots - 1
+
+
+def _record_of(place: Place) -> Steps | None:
+    """The record that a leaf stands in, by names within its list, where it may be missing."""
+    names = names_of(within(place.steps))
+    return names[:-1] if names and place.above else None

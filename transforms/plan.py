@@ -42,7 +42,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Apply:
-    """Run steps on a column. `names` picks the column out of the level (source) or a capture out of the slot `given`."""
+    """Run steps on a column.
+
+    `names` picks the column out of the level, or a capture out of the slot `given`. Where `record`, the record that the column
+    stands in, is missing, there is no value, not even a null one: steps run on the others alone.
+    """
 
     level: int
     path: str
@@ -50,6 +54,7 @@ class Apply:
     result: int
     names: tuple[str, ...] = ()
     given: int | None = None
+    record: tuple[str, ...] | None = None
     is_time: bool = False
     local_zone: str | None = None
 

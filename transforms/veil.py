@@ -272,12 +272,15 @@ class Veil:
         levels = lay_flat(events, plan.levels)
         slots: list[Column] = [None] * plan.slots
 
-        def context(level: int, path: str, step_rule: str, request: KeyRequest | None) -> Context:
+        def context(level: int, path: str, step_rule: str, request: KeyRequest | None, present: Int64s | None = None) -> Context:
             keys = None
             if request is not None:
                 keys = SubKeys(self._keys_of(request, windows), codes if request.scope == "window" else None)
-            flat = levels[level]
-            return Context(batch, refusals, path, step_rule, flat.row, flat.element, keys)
+            row, element = levels[level].row, levels[level].element
+            if present is not None:
+                row = present if row is None else row[present]
+                element = None if element is None else element[present]
+            return Context(batch, refusals, path, step_rule, row, element, keys)
 
         def report(rule: str, values: Column, of: Context) -> None:
             counts[rule] = counts.get(rule, 0) + len(values) - values.null_count
@@ -297,10 +300,13 @@ class Veil:
             values = column(levels[instruction.level].items if instruction.given is None else slots[instruction.given], instruction.names)
             if instruction.is_time:
                 values = self._as_timestamp(values, instruction.path, refusals)
+            present = _present(levels[instruction.level].items, instruction.record)
+            count, values = len(values), values if present is None else values.take(pa.array(present))
             for step in instruction.steps:
-                of = context(instruction.level, instruction.path, step.rule, step.key)
+                of = context(instruction.level, instruction.path, step.rule, step.key, present)
                 given, values = values, step.operator.apply(values, of)
                 report(step.rule, given, of)
+            values = values if present is None else _spread(values, present, count)
             if instruction.local_zone is not None and pa.types.is_timestamp(values.type):
                 values = _wall_clock(values, instruction.local_zone)
             slots[instruction.result] = values
@@ -334,6 +340,21 @@ class Veil:
         if len(refused):
             veiled = veiled.filter(pa.array(refusals.reason < 0))
         return veiled, refused
+
+
+def _present(items: Column, record: tuple[str, ...] | None) -> Int64s | None:
+    """The elements whose record is there; None if all are."""
+    if record is None:
+        return None
+    held = column(items, record)
+    return np.flatnonzero(held.is_valid().to_numpy(zero_copy_only=False)) if held.null_count else None
+
+
+def _spread(values: Column, present: Int64s, count: int) -> Column:
+    """The values at their places among `count`; null elsewhere."""
+    at = np.full(count, -1, np.int64)
+    at[present] = np.arange(len(present))
+    return values.take(pa.array(at, mask=at < 0))
 
 
 def _distinct(index: Int64s) -> tuple[Int64s, Int64s]:

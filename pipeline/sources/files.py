@@ -51,7 +51,9 @@ class Range:
     stamp: Stamp | None = None
 
 
-def list_ranges(patterns: Sequence[str], format: str | None = None, part_bytes: int = PART_BYTES) -> list[Range]:
+def list_ranges(
+    patterns: Sequence[str], format: str | None = None, part_bytes: int = PART_BYTES, compression: str | None = None
+) -> list[Range]:
     """The ranges of all files that match, in the order of their paths; a file matched twice is read once.
 
     A pattern is a file, a folder (all its files of the format, at any depth; names that begin with ``.`` or ``_`` are skipped) or a
@@ -60,6 +62,7 @@ def list_ranges(patterns: Sequence[str], format: str | None = None, part_bytes: 
     Args:
         format: jsonl, avro or parquet; None: by the file's suffix (.jsonl .ndjson .json, each also with .gz or .zst; .avro; .parquet).
         part_bytes: the size of a range and part: of the file for avro and plain jsonl, of the decompressed data otherwise.
+        compression: none, gzip or zstd, of jsonl; None: by the file's suffix.
 
     Raises:
         StorageError: EV401 nothing matches, EV402 a file cannot be read, EV403 a Parquet file is damaged, EV406 the format is not
@@ -68,7 +71,7 @@ def list_ranges(patterns: Sequence[str], format: str | None = None, part_bytes: 
     if format is not None and format not in FORMATS:
         raise StorageError.of("EV406", f"unknown format '{format}'", did_you_mean(format, FORMATS))
     paths = _distinct(path for pattern in patterns for path in _matching(pattern, format))
-    kinds = {path: _kind(path, format) for path in paths}
+    kinds = {path: _kind(path, format, compression) for path in paths}
     if len({kind for kind, _ in kinds.values()}) > 1:
         first, other = (next(path for path in paths if kinds[path][0] == kind) for kind in sorted({kind for kind, _ in kinds.values()})[:2])
         raise StorageError.of("EV406", f"'{first}' and '{other}' have different formats", "name one with --input-format or input.format")
@@ -123,11 +126,12 @@ def _ranges_of(path: str, format: str, compression: str | None, part_bytes: int)
     return [Range(path, format, None, start, min(start + part_bytes, stamp.size), stamp) for start in starts]
 
 
-def _kind(path: str, format: str | None) -> tuple[str, str | None]:
-    """Format and compression of a file that was named or matched."""
+def _kind(path: str, format: str | None, said: str | None) -> tuple[str, str | None]:
+    """Format and compression of a file that was named or matched; what was said of them counts before its suffix."""
     inner, suffix = os.path.splitext(path)
-    compression = _COMPRESSION_OF.get(suffix.lower())
-    known = _FORMAT_OF.get(os.path.splitext(inner)[1].lower() if compression else suffix.lower())
+    told = _COMPRESSION_OF.get(suffix.lower())
+    known = _FORMAT_OF.get(os.path.splitext(inner)[1].lower() if told else suffix.lower())
+    compression = told if said is None else None if said == "none" else said
     if (format or known) is None:
         remedy = "name it with --input-format or input.format: jsonl, avro or parquet"
         raise StorageError.of("EV406", "the name does not tell the format", remedy, file=path)

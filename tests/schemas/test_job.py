@@ -54,7 +54,7 @@ class TestWhatAJobSays:
 
         assert InputDoc(("a.gz", "b.gz"), "jsonl", "gzip") == found.input
         assert (
-            VariantDoc("x", Path("x.yaml"), OutputDoc("out/x", "parquet", "window")),
+            VariantDoc("x", Path("x.yaml"), OutputDoc("out/x", "parquet", partition_by="window")),
             VariantDoc("y", Path("y.yaml"), OutputDoc("out/y")),
         ) == found.variants
         assert ("keyring.json", DeadLettersDoc("refused", Path("custodian.pub"))) == (found.keys, found.dead_letters)

@@ -217,6 +217,43 @@ class TestWindow:
         assert [expected] == refused(f"event: {{time: t}}\nwindow: {{keys: {keys}, release: {release}}}\n")
 
     @pytest.mark.parametrize(
+        ("keys", "release"), [("1d", "1h"), ("1w", "12h"), ("1mo", "30min"), ("1q", "24h"), ("1y", "1s"), ("24h", "1d"), ("168h", "1w")]
+    )
+    @pytest.mark.parametrize("zone", ["Europe/London", "Asia/Kathmandu"])
+    def test_clock_and_calendar_do_not_meet_in_a_zone(self, keys: str, release: str, zone: str) -> None:
+        window = f"event: {{time: t}}\nwindow: {{keys: {keys}, release: {release}, zone: "
+        expected = f"2 EV103 window: in {zone} a key of {keys} does not always end where a window of {release} ends"
+
+        assert [expected] == refused(f"{window}{zone}}}\n")
+
+    @pytest.mark.parametrize(("keys", "release"), [("6h", "2h"), ("1w", "1d"), ("1mo", "1d"), ("1y", "1mo")])
+    def test_those_of_one_kind_do(self, keys: str, release: str) -> None:
+        found = read(f"event: {{time: t}}\nwindow: {{keys: {keys}, release: {release}, zone: Asia/Kathmandu}}\n").window
+
+        assert (Duration.parse(keys), Duration.parse(release)) == (found.keys, found.release)
+
+    @pytest.mark.parametrize(
+        ("text", "where"),
+        [
+            ("999999999d", ""),
+            ("366001d", ""),
+            ("999999999y", ""),
+            ("4001q", ""),
+            ("{release: 12001mo}", ".release"),
+            ("{keys: 9000000h}", ".keys"),
+        ],
+    )
+    def test_more_than_a_thousand_years_are_refused(self, text: str, where: str) -> None:
+        (found,) = refused(f"event: {{time: t}}\nwindow: {text}\n")
+
+        assert found.startswith(f"2 EV103 window{where}")
+        assert found.endswith("a window is not so long")
+
+    @pytest.mark.parametrize("text", ["1000y", "366000d", "12000mo", "999999999s"])
+    def test_a_thousand_years_are_not(self, text: str) -> None:
+        assert Duration.parse(text) == read(f"event: {{time: t}}\nwindow: {text}\n").window.keys
+
+    @pytest.mark.parametrize(
         ("text", "expected"),
         [
             ("5m", "2 EV109 window '5m': not a duration"),

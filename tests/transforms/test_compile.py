@@ -44,6 +44,7 @@ ORDER = {
             },
         },
         {"name": "props", "type": {"type": "map", "values": "string"}},
+        {"name": "pay", "type": {"type": "enum", "name": "Pay", "symbols": ["CARD", "CASH"]}},
     ],
 }
 HEAD = """policy: test
@@ -62,6 +63,7 @@ REST = {
     "ship": "drop",
     "items": "drop",
     "props": "drop",
+    "pay": "drop",
 }
 
 
@@ -114,6 +116,9 @@ class TestCoverage:
             pytest.param({"items": {"mask": {}}}, "EV209", id="a list masked"),
             pytest.param({"props": "keep"}, "EV209", id="a map kept"),
             pytest.param({"ship.*": "keep"}, "EV209", id="a star that keeps"),
+            pytest.param({"shop.*": "keep"}, "EV209", id="a star that keeps nothing"),
+            pytest.param({"shop.*": {"maks": {}}}, "EV101", id="a star with an unknown operator"),
+            pytest.param({"ship.*": {"maks": {}}}, "EV101", id="a star over fields with an unknown operator"),
         ],
     )
     def test_a_rule_that_does_not_meet_its_field_is_refused(self, compiled: Callable[..., Plan], rules: dict[str, Any], code: str) -> None:
@@ -121,6 +126,9 @@ class TestCoverage:
             compiled(rules)
 
         assert code in codes_of(caught.value)
+
+    def test_a_star_below_a_map_drops_it(self, compiled: Callable[..., Plan]) -> None:
+        assert [field.name for field in compiled({"props.*": "drop"}, without=("props",)).fields] == ["age"]
 
     def test_entries_of_a_map_are_named_and_others_do_not_survive(self, compiled: Callable[..., Plan]) -> None:
         plan = compiled({"props{app.version}": "keep"}, without=("props",))
@@ -209,6 +217,29 @@ class TestChains:
         assert codes_of(caught.value)[0] == code
         assert all(problem.line > 0 for problem in caught.value.problems)
 
+    @pytest.mark.parametrize(
+        ("rule", "code"),
+        [
+            pytest.param({"allow": ["CARD"]}, None, id="listed"),
+            pytest.param({"allow": ["CARD", "CHECK"]}, "EV217", id="no symbol listed"),
+            pytest.param(["keep", {"allow": ["CHECK"]}], None, id="behind another"),
+            pytest.param({"into": {"a": {"allow": ["CHECK"]}}}, "EV217", id="first in a branch"),
+            pytest.param([{"replace": {"with": "x"}}, {"into": {"a": {"allow": ["x"]}}}], None, id="in a branch behind another"),
+            pytest.param({"randomize": {"epsilon": 1, "choices": ["CARD", "CASH"], "per": "event"}}, None, id="choices"),
+            pytest.param({"randomize": {"epsilon": 1, "choices": ["CARD", "CHECK"], "per": "event"}}, "EV217", id="no symbol chosen"),
+        ],
+    )
+    def test_an_enum_has_no_other_values_than_its_symbols(self, compiled: Callable[..., Plan], rule: Any, code: str | None) -> None:
+        if code is None:
+            assert compiled({"pay": rule})
+            return
+        with pytest.raises(EventveilError) as caught:
+            compiled({"pay": rule})
+
+        assert [(code, True)] == [
+            (problem.code, "is no symbol of the enum: CARD, CASH" in problem.fact) for problem in caught.value.problems
+        ]
+
     def test_problems_of_the_document_and_of_its_rules_come_together(self, compiled: Callable[..., Plan]) -> None:
         with pytest.raises(PolicyError) as caught:
             compiled({"email": {"maks": {}}}, head=HEAD.replace("version: 1", "version: one").replace("1d", "1m"))
@@ -250,6 +281,11 @@ class TestNeeds:
             pytest.param("{time: 'items[].sku'}", "EV2", id="in a list"),
             pytest.param("{time: at, id: ship}", "EV204", id="a record as id"),
             pytest.param("{time: at, only_if: {age: ['x']}}", "EV103", id="text compared with a number"),
+            pytest.param("{time: at, only_if: {pay: [CARD]}}", None, id="a symbol"),
+            pytest.param("{time: at, only_if: {pay: [CARD, CHECK]}}", "EV103", id="no symbol"),
+            pytest.param("{time: {field: email, unit: s}}", "EV217", id="a unit for text"),
+            pytest.param("{time: {field: at, unit: ms}}", "EV217", id="a unit for a timestamp"),
+            pytest.param("{time: {field: [at, age], unit: ms}}", None, id="a unit for one of two"),
         ],
     )
     def test_the_events_own_fields(self, compiled: Callable[..., Plan], event: str, code: str | None) -> None:

@@ -296,6 +296,41 @@ class TestInstants:
         with pytest.raises(ValueError, match=r"^EV210 "):
             instants(values, "UTC", None)
 
+    @pytest.mark.parametrize("zone", ["UTC", "Asia/Manila", "America/Juneau"])
+    @pytest.mark.parametrize(
+        ("values", "unit"),
+        [
+            pytest.param(
+                pa.array(["0001-01-02T00:00:00Z", "0001-01-01T23:59:59Z", "9999-12-30T23:59:59Z", "9999-12-31T00:00:00Z"]), None, id="text"
+            ),
+            pytest.param(pa.array([-62_135_510_400, -62_135_510_401, 253_402_214_399, 253_402_214_400]), "s", id="seconds"),
+            pytest.param(pa.array([-62_135_510_400e3, -62_135_510_401e3, 253_402_214_399e3, 253_402_214_400e3]), "ms", id="floats"),
+            pytest.param(
+                pa.array([-62_135_510_400, -62_135_510_401, 253_402_214_399, 253_402_214_400]).cast(pa.timestamp("s", "UTC")),
+                None,
+                id="timestamps",
+            ),
+        ],
+    )
+    def test_only_instants_of_years_that_every_zone_can_write(self, values: pa.Array, unit: str | None, zone: str) -> None:
+        micros, bad, skipped = instants(values, zone, unit)
+
+        assert (bad.tolist(), skipped.any()) == ([False, True, False, True], False)
+        assert (micros[[0, 2]] // 1_000_000).tolist() == [-62_135_510_400, 253_402_214_399]
+
+    @pytest.mark.parametrize(
+        "last",
+        [
+            pa.array(["9999-12-31T23:59:59"]),
+            pa.array(["9999-12-31"]),
+            pa.array([date(9999, 12, 31)]),
+            pa.array([datetime(9999, 12, 31, 23)], pa.timestamp("us")),
+        ],
+        ids=["text", "text-of-a-date", "date", "wall-clock"],
+    )
+    def test_the_last_day_of_a_wall_clock_is_no_instant(self, last: pa.Array) -> None:
+        assert instants(last, "America/New_York", None)[1].tolist() == [True]
+
     @settings(max_examples=100, deadline=None)
     @given(st.lists(st.integers(-(2**63), 2**63 - 1)), st.sampled_from(["s", "ms", "us", "ns"]), st.sampled_from(ZONES))
     def test_no_number_raises(self, numbers: list[int], unit: str, zone: str) -> None:
@@ -438,9 +473,11 @@ class TestFloor:
     def test_units(self, duration: str, expected: str) -> None:
         assert floored("2014-09-04T22:57:55.123456", duration) == expected
 
-    @pytest.mark.parametrize(
-        "duration", ["7s", "61s", "120s", "25min", "90min", "5h", "48h", "2d", "7d", "2w", "5mo", "24mo", "3q", "8q", "1001y"]
-    )
+    def test_no_more_than_a_thousand_years(self) -> None:
+        with pytest.raises(ValueError, match=r"^EV103 "):
+            floor_instants(np.array([0]), Duration.parse("1001y"), "UTC")
+
+    @pytest.mark.parametrize("duration", ["7s", "61s", "120s", "25min", "90min", "5h", "48h", "2d", "7d", "2w", "5mo", "24mo", "3q", "8q"])
     def test_multiples_that_do_not_divide(self, duration: str) -> None:
         with pytest.raises(ValueError, match=r"^EV217 "):
             check_floor(Duration.parse(duration))

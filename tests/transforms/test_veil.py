@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from eventveil.schemas.errors import PolicyError
+from eventveil.schemas.errors import PolicyError, SchemaError
 from eventveil.schemas.events.avro import parse_avro
 from eventveil.schemas.policy import parse_policy
 from eventveil.transforms.compile import compile_policy
@@ -704,3 +704,45 @@ def test_a_small_batch_takes_less_than_five_milliseconds() -> None:
 
     seconds()
     assert min(seconds() for _ in range(20)) < 0.005
+
+
+class TestRecordsThatAreMissing:
+    ROW = record("Row", {"v": "int", "w": NUMBER})
+
+    def test_where_the_record_is_missing_there_is_no_value_to_refuse(self) -> None:
+        # An insert has no row before it: that is not a null under noise, which would be refused.
+        fields = {"before": ["null", self.ROW], "after": ["null", record("After", {"v": "int", "w": NUMBER})]}
+        noise = {"noise": {"laplace_scale": 1, "per": "event", "clamp_output": {"min": 100}}}
+        plan = planned({"before|after.v": noise, "before|after.w": {"replace": {"with": 7}}, "n": "drop"}, fields)
+        row = {"v": 1, "w": None}
+
+        outcome = apply(plan, [event(before=None, after=row), event(id="b", before=row, after=None)])
+
+        assert [] == outcome.codes
+        assert [{"before": None, "after": {"v": 100, "w": 7}}, {"before": {"v": 100, "w": 7}, "after": None}] == rows(outcome)
+        assert 1 == outcome.counts["fields.before.v"] == outcome.counts["fields.after.v"]
+
+    def test_a_null_in_a_record_that_is_there_is_still_refused(self) -> None:
+        noise = {"noise": {"laplace_scale": 1, "per": "event"}}
+        plan = planned({"row.v": "keep", "row.w": noise}, {"row": ["null", self.ROW]})
+
+        outcome = apply(plan, [event(row=None), event(row={"v": 1, "w": None}), event(row={"v": 1, "w": 2})])
+
+        assert [(1, "EV526", "row.w", "fields.row.w")] == refusals(outcome)
+
+    def test_in_lists_the_rows_and_elements_stay_with_their_values(self) -> None:
+        row = record("Item", {"row": ["null", self.ROW]})
+        noise = {"noise": {"laplace_scale": 5, "per": "event"}}
+        plan = planned({"items[].row.v": noise, "items[].row.w": "drop", "n": "drop"}, {"items": listed(row)})
+        there, missing = {"row": {"v": 1, "w": None}}, {"row": None}
+
+        outcome = apply(plan, [event(items=[missing, there, missing, there]), event(items=[there] * 4)])
+
+        (first, second) = rows(outcome)
+        # The same event id and the same element: the same draw, whatever is missing before it.
+        assert [None, None] == [first["items"][at]["row"] for at in (0, 2)]
+        assert [first["items"][at] for at in (1, 3)] == [second["items"][at] for at in (1, 3)]
+
+    def test_a_leaf_moved_into_such_a_record_is_a_build_error(self) -> None:
+        with pytest.raises(SchemaError, match="EV216 n is moved into row, which may be missing"):
+            planned({"row.v": "keep", "row.w": "drop", "n": ["keep", {"move": "row.n"}]}, {"row": ["null", self.ROW]})

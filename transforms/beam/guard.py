@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import traceback
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from eventveil.schemas.errors import EventveilError
 __all__ = ["guarded", "internal_error", "take_failures"]
 
 _failures: list[EventveilError] = []
+_MOST_FAILURES = 64
 
 
 def internal_error(error: BaseException) -> EventveilError:
@@ -36,7 +38,7 @@ def guarded(method: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]
         try:
             yield from method(*args, **kwargs) or ()
         except EventveilError as error:
-            _failures.append(error)
+            _note(error)
             raise
         except (GeneratorExit, KeyboardInterrupt):
             raise
@@ -44,7 +46,7 @@ def guarded(method: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]
             hidden = internal_error(error)
         else:
             return
-        _failures.append(hidden)
+        _note(hidden)
         # Behind the handler, so that the other error does not hang on ours as its context.
         raise hidden
 
@@ -54,8 +56,14 @@ def guarded(method: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]
     return wrapper
 
 
+def _note(error: EventveilError) -> None:
+    """Keep the first few, for in a pipeline of others' nobody takes them; as copies, because a traceback holds on to a batch of events."""
+    if len(_failures) < _MOST_FAILURES:
+        _failures.append(copy.copy(error))
+
+
 def take_failures() -> list[EventveilError]:
-    """The errors noted in this process since the last call."""
+    """The first errors noted in this process since the last call."""
     found = list(_failures)
     _failures.clear()
     return found

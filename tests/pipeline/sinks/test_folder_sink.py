@@ -212,6 +212,26 @@ class TestWindows:
 
         assert [PROVENANCE, f"window={name}/part-x.jsonl"] == files_below(out)
 
+    @pytest.mark.parametrize(
+        ("start", "zone", "by_day", "name"),
+        [
+            pytest.param(-719_162 * DAY, "UTC", None, "0001-01-01", id="first year"),
+            pytest.param(-719_162 * DAY + 3_600_000_000, "UTC", False, "0001-01-01T01-00-00Z", id="first hours"),
+            pytest.param(-719_163 * DAY, "UTC", True, "0000-12-31", id="year 0"),
+            pytest.param(-730_485 * DAY, "UTC", True, "-0030-01-01", id="window of 400 years"),
+            pytest.param(-730_485 * DAY + 1, "UTC", None, "-0030-01-01T00-00-00.000001Z", id="instant before year 1"),
+            pytest.param(2_932_896 * DAY, "UTC", True, "9999-12-31", id="last day"),
+            pytest.param(2_932_896 * DAY + 15 * 3_600_000_000, "Asia/Tokyo", True, "10000-01-01", id="behind the last day"),
+        ],
+    )
+    def test_any_window_has_a_name(self, out: Path, start: int, zone: str, by_day: bool | None, name: str) -> None:
+        sink = sink_of(out, partition_by_window=True, zone=zone, by_day=by_day)
+        sink.prepare()
+
+        sink.publish("x", [batch_of([(1, row(1))], [start])])
+
+        assert [PROVENANCE, f"window={name}/part-x.jsonl"] == files_below(out)
+
     @pytest.mark.parametrize("format", FORMATS)
     def test_rows_are_split_by_window_and_sorted_within(self, out: Path, format: str) -> None:
         sink = sink_of(out, format, partition_by_window=True)

@@ -97,7 +97,7 @@ def event(chance: random.Random) -> dict[str, Any]:
         "day": chance.choice([dt.date(1, 1, 1), dt.date(9999, 12, 31), dt.date(2024, 2, 29)]),
         "at_ms": dt.time(23, 59, 59, 999000),
         "at_us": dt.time(0, 0, 0, 1),
-        "when": chance.choice([dt.datetime(1969, 12, 31, 23, 59, 59, 999999), dt.datetime(9999, 12, 31)]).replace(tzinfo=dt.timezone.utc),
+        "when": chance.choice([dt.datetime(1969, 12, 31, 23, 59, 59, 999999), dt.datetime(9999, 12, 30)]).replace(tzinfo=dt.timezone.utc),
         "local": chance.choice([None, dt.datetime(2014, 9, 4, 22, 57, 55, 123000)]),
         "lines": [line() for _ in range(chance.randrange(4))],
         "best": chance.choice([None, line()]),

@@ -245,6 +245,8 @@ class TestValues:
             (Leaf(pa.timestamp("us", "UTC")), '"04.09.2014"', "EV506"),
             (Leaf(pa.timestamp("us", "UTC")), "1409871794", "EV502"),
             (Leaf(pa.timestamp("us", "UTC")), '"0001-01-01T00:00:00+18:00"', "EV506"),
+            (Leaf(pa.timestamp("us", "UTC")), '"9999-12-31T00:00:00Z"', "EV506"),
+            (Leaf(pa.timestamp("ms", "UTC")), '"0001-01-01T23:59:59Z"', "EV506"),
             (Leaf(pa.timestamp("ns", "UTC")), '"2300-01-01T00:00:00Z"', "EV506"),
             (ListOf(TEXT), "{}", "EV502"),
             (ListOf(TEXT), '"x"', "EV502"),

@@ -110,6 +110,20 @@ class TestParameters:
         with pytest.raises(ValueError, match=r"^EV217 "):
             in_place("clamp", given, of)
 
+    def test_an_end_that_some_zone_cannot_write_is_none(self, in_place: Callable[..., Any]) -> None:
+        with pytest.raises(ValueError, match=r"^EV217 "):
+            in_place("clamp", {"max": "9999-12-31"}, pa.timestamp("us", "UTC"))
+        assert in_place("clamp", {"max": "9999-12-31"}, pa.date32())
+        assert in_place("clamp", {"max": "9999-12-31"}, pa.timestamp("us"))
+
+    @pytest.mark.parametrize("of", [pa.timestamp("us", "UTC"), pa.timestamp("ms"), pa.date32()], ids=str)
+    def test_a_time_outside_the_calendar_is_refused_where_no_end_meets_it(self, treat: Treat, of: pa.DataType) -> None:
+        count = pa.int32() if of == pa.date32() else pa.int64()
+        far = pa.array([2**31 - 1 if of == pa.date32() else 2**63 - 1, None, 0], count).cast(of)
+
+        assert treat("clamp", {"min": "1970-01-01"}, far).refused == {0: "EV529"}
+        assert treat("clamp", {"max": "2014-01-01"}, far).refused == {}
+
     def test_a_skipped_time_is_no_end(self, in_place: Callable[..., Any]) -> None:
         with pytest.raises(ValueError, match=r"^EV217 "):
             in_place("clamp", {"min": "2014-03-30T01:30", "zone": "Europe/London"}, pa.timestamp("us", "UTC"))

@@ -44,6 +44,19 @@ class TestInstants:
 
         assert done.refused == {0: "EV529", 2: "EV529"}
 
+    @pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York"])
+    def test_a_beginning_outside_the_calendar_is_refused(self, treat: Callable[..., Any], zone: str) -> None:
+        early = [datetime(1, 6, 1, tzinfo=UTC), T]
+        done = treat("floor", {"size": "10y", "zone": zone}, early, pa.timestamp("us", "UTC"))
+
+        assert done.refused == {0: "EV529"}
+
+    def test_a_wall_clock_has_all_of_year_1(self, treat: Callable[..., Any]) -> None:
+        early = [datetime(1, 6, 1)]
+
+        assert treat("floor", {"size": "1y"}, early, pa.timestamp("us")).values == [datetime(1, 1, 1)]
+        assert treat("floor", {"size": "10y"}, early, pa.timestamp("us")).refused == {0: "EV529"}
+
     def test_a_beginning_that_nanoseconds_cannot_hold_is_refused(self, treat: Callable[..., Any]) -> None:
         first = pa.array([-(2**63), 0, 2**63 - 1]).cast(pa.timestamp("ns", "UTC"))
 
@@ -76,6 +89,11 @@ class TestDates:
         far = pa.array([2**31 - 1, -(2**31), 0], pa.int32()).cast(pa.date32())
 
         assert treat("floor", {"size": "1mo"}, far).refused == {0: "EV529", 1: "EV529"}
+
+    def test_the_calendar_ends_with_year_1(self, treat: Callable[..., Any]) -> None:
+        done = treat("floor", {"size": "10y"}, [date(1, 1, 1), date(9999, 12, 31)], pa.date32())
+
+        assert (done.refused, done.values[1]) == ({0: "EV529"}, date(9990, 1, 1))
 
 
 class TestParameters:

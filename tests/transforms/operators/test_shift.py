@@ -270,7 +270,7 @@ class TestRange:
 
     @pytest.mark.parametrize(
         ("edge", "outward"),
-        [(datetime(1, 1, 1), -1), (datetime(9999, 12, 31, 23, 59, 59, 999_999), 1)],
+        [(datetime(1, 1, 2), -1), (datetime(9999, 12, 30, 23, 59, 59, 999_999), 1)],
         ids=["year 1", "year 9999"],
     )
     def test_what_leaves_the_years_of_iso_8601_is_refused(self, edge: datetime, outward: int) -> None:
@@ -281,6 +281,35 @@ class TestRange:
         run(operator, times([ticks] * 500), context)
 
         assert sorted(context.refusals.codes) == np.flatnonzero(moved * outward > 0).tolist()  # type: ignore[attr-defined]
+
+    @pytest.mark.parametrize(
+        "edge", [datetime(1, 1, 2), datetime(9999, 12, 30, 23, 59, 59, 999_999)], ids=["first instant", "last instant"]
+    )
+    def test_what_is_reflected_into_the_calendar_is_not_refused(self, edge: datetime) -> None:
+        ticks = (edge.replace(tzinfo=timezone.utc) - datetime(1970, 1, 1, tzinfo=timezone.utc)) // timedelta(microseconds=1)
+        window = (ticks - ticks % DAY, ticks - ticks % DAY + DAY)
+        context = surroundings(500, window=window)
+        found = run(shift(is_event_time=True, within="1h"), times([ticks] * 500), context)
+
+        assert context.refusals.codes == {}  # type: ignore[attr-defined]
+        assert window[0] <= found.min() < found.max() < window[1]
+
+    @pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo"])
+    @pytest.mark.parametrize("kind", [INSTANT, pa.timestamp("us"), pa.date32()], ids=str)
+    def test_windows_that_reach_beyond_the_calendar(self, kind: pa.DataType, zone: str) -> None:
+        """A window of 400 years may begin in year -30."""
+        days = (date(1, 1, 3) - date(1970, 1, 1)).days
+        context = surroundings(500, window=((days - 366 * 31) * DAY, (days + 366 * 369) * DAY))
+        found = run(
+            shift(kind, is_event_time=True, window=Duration(400, "y"), within="3650d", zone=zone),
+            times([days if kind == pa.date32() else days * DAY] * 500, kind),
+            context,
+        )
+        refused = context.refusals.codes  # type: ignore[attr-defined]
+
+        assert set(refused.values()) == {"EV529"}
+        assert 200 < len(refused) < 300
+        assert min(found[row] for row in range(500) if row not in refused) >= (days - 2) * (1 if kind == pa.date32() else DAY)
 
     def test_dates_at_the_edge(self) -> None:
         last = (date(9999, 12, 31) - date(1970, 1, 1)).days
