@@ -177,7 +177,8 @@ def _from_floats(counts: npt.NDArray[np.float64], unit: str) -> tuple[Int64s, Ma
     """Nearest microseconds: a float of seconds has no exact ones, and its shortest text means the nearest."""
     with np.errstate(over="ignore", invalid="ignore"):
         micros = counts * (_SECOND // _UNITS_PER_SECOND[unit]) if unit != "ns" else counts / 1_000
-        bad = ~((micros >= EARLIEST_US) & (micros <= LATEST_US))
+        # The last instant itself is no double, the one behind it is.
+        bad = ~((micros >= EARLIEST_US) & (micros < LATEST_US + 1))
     return np.rint(np.where(bad, 0, micros)).astype(np.int64), bad
 
 

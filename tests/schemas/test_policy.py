@@ -217,7 +217,7 @@ class TestWindow:
         assert [expected] == refused(f"event: {{time: t}}\nwindow: {{keys: {keys}, release: {release}}}\n")
 
     @pytest.mark.parametrize(
-        ("keys", "release"), [("1d", "1h"), ("1w", "12h"), ("1mo", "30min"), ("1q", "24h"), ("1y", "1s"), ("24h", "1d"), ("168h", "1w")]
+        ("keys", "release"), [("1d", "1h"), ("1w", "12h"), ("1mo", "30min"), ("1q", "24h"), ("1y", "1s"), ("24h", "1d")]
     )
     @pytest.mark.parametrize("zone", ["Europe/London", "Asia/Kathmandu"])
     def test_clock_and_calendar_do_not_meet_in_a_zone(self, keys: str, release: str, zone: str) -> None:
