@@ -157,7 +157,7 @@ class Judge:
             if is_text and _has_surrogates(event):
                 return False
             fits = isinstance(event, dict) and self._fits(self._schema, event)
-            unsure = not is_text or re.search(r"NaN|Infinity|(\[|\{\"a\":){50}", text)
+            unsure = not is_text or re.search(r"NaN|Infinity|(\[ *|\{\"a\": *){50}", text)
             return None if fits and unsure else fits
         except (RecursionError, _Unsure):
             return None

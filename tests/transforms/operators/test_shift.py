@@ -283,16 +283,34 @@ class TestRange:
         assert sorted(context.refusals.codes) == np.flatnonzero(moved * outward > 0).tolist()  # type: ignore[attr-defined]
 
     @pytest.mark.parametrize(
-        "edge", [datetime(1, 1, 2), datetime(9999, 12, 30, 23, 59, 59, 999_999)], ids=["first instant", "last instant"]
+        ("kind", "edge"),
+        [
+            (INSTANT, datetime(1, 1, 2)),
+            (INSTANT, datetime(9999, 12, 30, 23, 59, 59, 999_999)),
+            (pa.timestamp("us"), datetime(1, 1, 1)),
+            (pa.timestamp("us"), datetime(9999, 12, 31, 23, 59, 59, 999_999)),
+        ],
+        ids=["first instant", "last instant", "first wall clock", "last wall clock"],
     )
-    def test_what_is_reflected_into_the_calendar_is_not_refused(self, edge: datetime) -> None:
-        ticks = (edge.replace(tzinfo=timezone.utc) - datetime(1970, 1, 1, tzinfo=timezone.utc)) // timedelta(microseconds=1)
+    def test_what_is_reflected_into_the_calendar_is_not_refused(self, kind: pa.DataType, edge: datetime) -> None:
+        ticks = (edge - datetime(1970, 1, 1)) // timedelta(microseconds=1)
         window = (ticks - ticks % DAY, ticks - ticks % DAY + DAY)
         context = surroundings(500, window=window)
-        found = run(shift(is_event_time=True, within="1h"), times([ticks] * 500), context)
+        found = run(shift(kind, is_event_time=True, within="1h"), times([ticks] * 500, kind), context)
 
         assert context.refusals.codes == {}  # type: ignore[attr-defined]
         assert window[0] <= found.min() < found.max() < window[1]
+
+    def test_what_is_reflected_out_of_the_calendar_is_refused(self) -> None:
+        """At the end of a window that began in year -30 a later time is reflected to an earlier one: into year 0."""
+        first = (date(1, 1, 2) - date(1970, 1, 1)).days * DAY
+        context = surroundings(500, window=(first - 366 * 31 * DAY, first + 1))
+        operator = shift(is_event_time=True, window=Duration(31, "y"), within="30d")
+        found = run(operator, times([first] * 500), context)
+        refused = context.refusals.codes  # type: ignore[attr-defined]
+
+        assert len(refused) > 490
+        assert {first} >= {found[row] for row in range(500) if row not in refused}
 
     @pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo"])
     @pytest.mark.parametrize("kind", [INSTANT, pa.timestamp("us"), pa.date32()], ids=str)
