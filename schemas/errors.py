@@ -31,6 +31,7 @@ __all__ = [
     "SchemaError",
     "StorageError",
     "did_you_mean",
+    "remedy_for",
 ]
 
 
@@ -118,9 +119,15 @@ class RejectedEvent(EventveilError):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The remedy for a word that we do not know: the nearest known ones, if near, and the list."""
     names = sorted(known)
-    near = get_close_matches(word, names, n=1, cutoff=0.6)
+    near = get_close_matches(word, names, n=1, cutoff=0.7)
     hint = f"did you mean '{near[0]}'? " if near else ""
     return f"{hint}known: {', '.join(names)}"
+
+
+def remedy_for(code: str) -> str:
+    """What to do about a code, where no more can be said; as a part of a message, not as a sentence."""
+    text = CODES[code][1]
+    return text[:1].lower() + text[1:].removesuffix(".")
 
 
 # code -> (what it means, what to do). Never change the meaning of a code; add a new one.

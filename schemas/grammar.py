@@ -15,9 +15,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.json_schema import SkipJsonSchema
 
 from eventveil.schemas.document import Hidden, kind, line_at, place, shorten, shown
-from eventveil.schemas.errors import CODES, Problem, did_you_mean
+from eventveil.schemas.errors import CODES, Problem, did_you_mean, remedy_for
 
-__all__ = ["Form", "Later", "Name", "Text", "Zone", "empties", "explain", "form_of", "published"]
+__all__ = ["Form", "Later", "Name", "Text", "Zone", "empties", "explain", "explain_one", "form_of", "published"]
 
 
 class Form(BaseModel):
@@ -137,6 +137,14 @@ def explain(
     return problems
 
 
+def explain_one(found: Any, subject: str, file: str, line: int) -> Problem:
+    """What pydantic found wrong with one value (an entry of `ValidationError.errors`), as a problem of `subject`."""
+    expected = _TYPES.get(found["type"])
+    if expected is None:
+        return _problem(found, subject, file, line)
+    return Problem(file, line, "EV103", f"{subject} must be {expected}, not {shown(found['input'])}", "correct the value")
+
+
 _TYPES = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -199,7 +207,7 @@ def _own(message: str, subject: str, given: Any, file: str, line: int) -> Proble
     if code == "EV111" and not fact:
         return Problem(file, line, code, f"{subject} is not available yet", "remove it: this version does not have it")
     named = f"{subject} {shown(given)}" if isinstance(given, (str, int, float)) and not isinstance(given, Hidden) else subject
-    return Problem(file, line, code, f"{named}: {fact}", f"write {remedy}" if remedy else _remedy(code))
+    return Problem(file, line, code, f"{named}: {fact}", f"write {remedy}" if remedy else remedy_for(code))
 
 
 def _empty(subject: str, file: str, line: int) -> Problem:
@@ -209,11 +217,6 @@ def _empty(subject: str, file: str, line: int) -> Problem:
 def _unknown(name: str, within: str, entries: dict[str, str], file: str, line: int) -> Problem:
     fact = f"unknown entry '{shorten(name)}'" + (f" in {within}" if within else "")
     return Problem(file, line, "EV102", fact, did_you_mean(name, entries) if entries else "remove it")
-
-
-def _remedy(code: str) -> str:
-    text = CODES[code][1]
-    return text[:1].lower() + text[1:].removesuffix(".")
 
 
 def _steps(document: Any, loc: tuple[int | str, ...], kind_of_error: str) -> list[str | int]:

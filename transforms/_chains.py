@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from eventveil.schemas.errors import CODES, Problem, did_you_mean
+from eventveil.schemas.errors import CODES, Problem, did_you_mean, remedy_for
+from eventveil.schemas.grammar import explain_one
 from eventveil.schemas.policy import StepDoc
 from eventveil.transforms.registry import Operator, Shape, find, known
 
@@ -34,7 +35,7 @@ class Chains:
         self.problems = problems
 
     def fail(self, code: str, fact: str, remedy: str = "", line: int = 0) -> None:
-        self.problems.append(Problem(self.file, line, code, fact, remedy or CODES[code][1]))
+        self.problems.append(Problem(self.file, line, code, fact, remedy or remedy_for(code)))
 
     def read(self, steps: Sequence[StepDoc], path: str) -> Chain | None:
         """Build the operators of a chain; None if one of them cannot be built."""
@@ -80,7 +81,7 @@ class Chains:
         try:
             return cls(**given)
         except ValidationError as error:
-            for one in error.errors(include_url=False, include_input=False):
+            for one in error.errors(include_url=False):
                 self._parameter_problem(cls, step, path, one)
         return None
 
@@ -93,8 +94,7 @@ class Chains:
         if one["type"] == "missing":
             self.fail("EV104", f"{place} is missing", self._known(cls), line)
         else:
-            code, fact = coded(str(one["msg"]).removeprefix("Value error, "), "EV103")
-            self.fail(code, f"{place}: {fact}", line=line)
+            self.problems.append(explain_one(one, place, self.file, line))
 
     @staticmethod
     def _known(of: type[Operator] | type[Shape], wrong: str = "") -> str:

@@ -99,6 +99,7 @@ class Output:
             self.fail("EV221", "no field is left", line=self.line)
             return None
         tree: dict[str, Any] = {}
+        clash = False
         for one in self.emitted:
             at = tree
             for step in one.location[:-1]:
@@ -106,9 +107,12 @@ class Output:
                 if not isinstance(at, dict):
                     break
             if not isinstance(at, dict) or one.location[-1] in at:
-                self.fail("EV206", f"the output name {Path(one.location)} is used twice", line=one.line)
-                return None
+                self.fail("EV206", f"the output name '{Path(one.location)}' is used twice", line=one.line)
+                clash = True
+                continue
             at[one.location[-1]] = one
+        if clash:
+            return None
         nodes: dict[Steps, list[Place]] = {}
         for place in self.places.values():
             if isinstance(place.node, Record | ListOf):
@@ -122,7 +126,7 @@ class Output:
         sources = [place for place in nodes.get(at, ()) if place.steps and self._survives(place)]
         if len(sources) > 1:
             places = ", ".join(map(str, sources))
-            self.fail("EV206", f"the output name {Path(at)} is used twice: {places}", line=self.line)
+            self.fail("EV206", f"the output name '{Path(at)}' is used twice: {places}", line=self.line)
         source = sources[0] if sources else None
         if EACH in tree:
             assert source is not None

@@ -15,7 +15,7 @@ from pathlib import Path as FilePath
 import pyarrow as pa
 
 from eventveil.schemas.document import read_document_text
-from eventveil.schemas.errors import CODES, PolicyError, Problem, SchemaError, did_you_mean
+from eventveil.schemas.errors import PolicyError, Problem, SchemaError, did_you_mean, remedy_for
 from eventveil.schemas.events.avro import load_avro
 from eventveil.schemas.events.paths import EACH, Path
 from eventveil.schemas.events.tree import EventSchema, Leaf, MapOf
@@ -102,7 +102,7 @@ class _Compiler:
     # -- problems ---------------------------------------------------------------------------------------------------
 
     def fail(self, code: str, fact: str, remedy: str = "", line: int = 0) -> None:
-        self.problems.append(Problem(self.policy.file, line, code, fact, remedy or CODES[code][1]))
+        self.problems.append(Problem(self.policy.file, line, code, fact, remedy or remedy_for(code)))
 
     def raise_problems(self) -> None:
         if self.problems:
@@ -205,7 +205,7 @@ class _Compiler:
         cut = [i for i, step in enumerate(steps) if isinstance(step.operator, GroupOperator)]
         target = self.then if source.given is not None and self._is_late(source.given) else self.first
         if len(cut) > 1 or (cut and target is self.then):
-            self.fail("EV113", f"{label} numbers its values twice", line=chain.line)
+            self.fail("EV113", f"{label} numbers its values twice", "remove one of the two", chain.line)
             return
         final = None if chain.branches is not None else zone
         if cut:

@@ -215,7 +215,7 @@ def _refused(canaries: Any) -> dict[str, tuple[str, bytes]]:
     plant("choice", "EV527", leaf("vote", text("choice/value")))
     plant("overflow", "EV528", lambda event: event["meta"]["main"].update(number=2**63 - 1))
     # Half of all draws move it past the end of time; so does this one.
-    plant("last second", "EV529", leaf("millis", "9999-12-31T23:59:59.999Z"))
+    plant("last second", "EV529", leaf("millis", "9999-12-30T23:59:59.999Z"))
     return found
 
 
@@ -326,8 +326,7 @@ class TestTheSearch:
 class TestCommandLine:
     """eventveil run as people run it: all that it writes anywhere."""
 
-    @pytest.mark.parametrize("format", ["jsonl", "parquet", "avro"])
-    @pytest.mark.parametrize("partition", [None, "window"])
+    @pytest.mark.parametrize(("format", "partition"), [("jsonl", None), ("jsonl", "window"), ("parquet", "window"), ("avro", "window")])
     def test_only_what_is_kept_leaves(
         self, planted: Planted, may_stay: set[str], format: str, partition: str | None, tmp_path: Path
     ) -> None:
@@ -776,31 +775,35 @@ def _keep(batch: pa.RecordBatch, folder: str) -> None:
 class TestRecordBatches:
     """Arrow hides values: slices keep what they were cut from, nulls what is behind them, dictionaries what no row shows."""
 
-    def _found(self, planted: Planted, batches: Sequence[Any], kind: type, policy: Path, folder: Path) -> tuple[set[str], set[str]]:
+    def _found(
+        self, planted: Planted, batches: Sequence[Any], policy: Path, folder: Path, messages: str | None = None
+    ) -> tuple[set[str], set[str]]:
+        kind = bytes if isinstance(batches[0], bytes) else pa.RecordBatch
         desk = DESK.Desk(folder, policy)
         for name in ("veiled", "letters"):
             (folder / name).mkdir()
         with beam.Pipeline(runner="FnApiRunner") as pipeline:
             events = pipeline | "Events" >> beam.Create(batches).with_output_types(kind)
-            veiled, letters = events | "Veil" >> Anonymize(policy, keys=str(desk.keyring), custodian=desk.custodian)
+            veiled, letters = events | "Veil" >> Anonymize(policy, keys=str(desk.keyring), custodian=desk.custodian, messages=messages)
             veiled | "KeepVeiled" >> beam.Map(_keep, str(folder / "veiled"))
             letters | "KeepLetters" >> beam.Map(_keep, str(folder / "letters"))
         veiled_files, letter_files = (CANARY.everything_in(folder / name).values() for name in ("veiled", "letters"))
         return planted.canaries.found(*veiled_files), planted.canaries.found(*letter_files)
 
     def test_of_messages(self, planted: Planted, may_stay: set[str], tmp_path: Path) -> None:
-        veiled, letters = self._found(planted, planted.lines, bytes, EVERYTHING / "policy.yaml", tmp_path)
+        veiled, letters = self._found(planted, planted.lines, EVERYTHING / "policy.yaml", tmp_path)
 
         assert (may_stay, set()) == (veiled, letters)
 
     def test_of_slices_of_messages(self, planted: Planted, tmp_path: Path) -> None:
         values = pa.RecordBatch.from_arrays([pa.array(planted.lines, pa.binary())], ["value"])
 
-        veiled, letters = self._found(planted, [values.slice(1, 4)], pa.RecordBatch, EVERYTHING / "policy.yaml", tmp_path)
+        veiled, letters = self._found(planted, [values.slice(1, 4)], EVERYTHING / "policy.yaml", tmp_path, messages="value")
 
         assert ({f"good{number}/{path}" for number in (1, 2) for path in KEPT}, set()) == (veiled, letters)
 
-    def test_of_columns_with_dictionaries_and_hidden_nulls(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("order", ["keyed", "keep"])
+    def test_of_columns_with_dictionaries_and_hidden_nulls(self, order: str, tmp_path: Path) -> None:
         canaries = CANARY.Canaries()
         schema = {
             "type": "record",
@@ -816,7 +819,8 @@ class TestRecordBatches:
         (tmp_path / "row.avsc").write_text(json.dumps(schema))
         policy = tmp_path / "row.yaml"
         rules = "shown: keep, 'listed[]': keep, masked: {mask: {keep_last: 2}}, number: keep, place.text: keep"
-        policy.write_text(f"{{policy: row, version: 1, for: {{recipient: x}}, schema: row.avsc, domain: d, fields: {{{rules}}}}}")
+        head = f"policy: row, version: 1, for: {{recipient: x}}, schema: row.avsc, domain: d, order: {order}"
+        policy.write_text(f"{{{head}, fields: {{{rules}}}}}")
 
         def hidden(name: str) -> pa.Array:
             """Two texts that are null, one that is not; the bytes of all three are there."""
@@ -837,6 +841,6 @@ class TestRecordBatches:
         )
         planted = Planted(canaries, [], {})
 
-        veiled, _ = self._found(planted, [batch], pa.RecordBatch, policy, tmp_path)
+        veiled, _ = self._found(planted, [batch], policy, tmp_path)
 
         assert {f"{name} shown" for name in ("dictionary", "listed", "number", "place")} == veiled

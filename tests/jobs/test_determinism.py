@@ -27,7 +27,8 @@ from eventveil.schemas.job import load_job
 from eventveil.transforms.batch import ORDER, WINDOW, part_of
 from eventveil.transforms.beam.anonymize import REFUSED_TAG, Anonymize, ApplyPolicy, DecodeEvents, RecordBatchCoder
 from eventveil.transforms.compile import load_plan
-from eventveil.transforms.decode.reading import Decoders, Reading
+from eventveil.transforms.decode.json_events import JsonDecoder
+from eventveil.transforms.decode.reading import Reading
 from eventveil.transforms.encode.json_events import encode_json
 from eventveil.transforms.keys.keyring import load_keys
 
@@ -67,7 +68,7 @@ def _lines(count: int, seed: int = 1) -> list[bytes]:
 
 LINES = _lines(1_300)
 # Where each batch or file holds some events only: a batch costs some 20 ms under this policy, however few rows it has.
-FEW = LINES[:160]
+FEW = LINES[:120]
 
 
 def _written(path: Path, lines: Sequence[bytes]) -> Path:
@@ -113,12 +114,11 @@ class TestBatches:
 
     @staticmethod
     def _veiled(plan: Any, keys: Any, messages: Sequence[bytes], rows: int) -> tuple[Counter[bytes], Counter[tuple[str, str]]]:
-        decoders, veil = Decoders(Reading(plan.schema, plan.used)), plan.bind(keys)
+        decoder, veil = JsonDecoder(plan.schema, plan.used), plan.bind(keys)
         records: Counter[bytes] = Counter()
         refused: Counter[tuple[str, str]] = Counter()
         for first in range(0, len(messages), rows):
-            values = pa.array(messages[first : first + rows], pa.binary())
-            decoded = decoders.decode(pa.RecordBatch.from_arrays([values], ["value"]))
+            decoded = decoder.decode(pa.array(messages[first : first + rows], pa.binary()))
             outcome = veil.apply(decoded.events, drift=decoded.drift)
             refused.update(zip(decoded.refused_codes, decoded.refused_paths))
             refused.update(zip(outcome.codes, outcome.paths))
@@ -145,10 +145,10 @@ class TestBatches:
         """Windows and keys are cached; what is in the cache must not show."""
         plan, keys = load_plan(EVERYTHING), load_keys(str(desk.keyring))
         used = plan.bind(keys)
-        decoders = Decoders(Reading(plan.schema, plan.used))
+        decoder = JsonDecoder(plan.schema, plan.used)
 
         def apply(veil: Any, lines: Sequence[bytes]) -> pa.RecordBatch:
-            return veil.apply(decoders.decode(pa.RecordBatch.from_arrays([pa.array(lines, pa.binary())], ["value"])).events).veiled
+            return veil.apply(decoder.decode(pa.array(lines, pa.binary())).events).veiled
 
         apply(used, LINES[600:])
 
@@ -203,7 +203,7 @@ class TestFiles:
     def test_two_workers_write_the_same_files_byte_for_byte(self, desk: Any, format: str) -> None:
         folder = desk.folder / "in" / "two"
         for number in range(4):
-            _written(folder / f"{number}.jsonl", LINES[number * 40 : number * 40 + 40])
+            _written(folder / f"{number}.jsonl", LINES[number * 30 : number * 30 + 30])
 
         one = desk.run(f"one-{format}", [folder], format=format, part_bytes=30_000, partition_by="window")
         two = desk.run(f"two-{format}", [folder], format=format, part_bytes=30_000, partition_by="window", workers=2)
@@ -406,11 +406,11 @@ class TestInSomeonesPipeline:
     """Anonymize over record batches of any size, of messages or of columns."""
 
     @staticmethod
-    def _through_beam(batches: Sequence[pa.RecordBatch], policy: Path, desk: Any, folder: Path) -> Counter[bytes]:
+    def _through_beam(batches: Sequence[pa.RecordBatch], policy: Path, desk: Any, folder: Path, **more: str) -> Counter[bytes]:
         folder.mkdir()
         with beam.Pipeline(runner="FnApiRunner") as pipeline:
             raw = pipeline | "Batches" >> beam.Create(batches).with_output_types(pa.RecordBatch)
-            veiled, _ = raw | "Veil" >> Anonymize(policy, keys=str(desk.keyring), custodian=desk.custodian)
+            veiled, _ = raw | "Veil" >> Anonymize(policy, keys=str(desk.keyring), custodian=desk.custodian, **more)
             veiled | "Keep" >> beam.Map(_keep, str(folder))
         return Counter(line for path in folder.iterdir() for line in _records(path))
 
@@ -419,7 +419,7 @@ class TestInSomeonesPipeline:
         values = pa.RecordBatch.from_arrays([pa.array(LINES, pa.binary())], ["value"])
         batches = [values.slice(first, rows) for first in range(0, len(LINES), rows)]
 
-        assert once.lines() == self._through_beam(batches, EVERYTHING, desk, tmp_path / "out")
+        assert once.lines() == self._through_beam(batches, EVERYTHING, desk, tmp_path / "out", messages="value")
 
     @pytest.mark.parametrize("rows", [1, 7, 1_000])
     def test_batches_of_columns_give_what_messages_give(self, tmp_path: Path, rows: int) -> None:

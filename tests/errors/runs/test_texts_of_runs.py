@@ -1,0 +1,356 @@
+"""The exact texts of what is said when a job starts or runs: arguments, keys, inputs and outputs, limits.
+
+Each way to fail is a function here, called in an empty folder; its message stands in ``EVnnn_what.txt``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from eventveil.pipeline.assemble import AssembleParts
+from eventveil.pipeline.cli.dead_letters import open_folder
+from eventveil.pipeline.cli.run import run_job
+from eventveil.pipeline.dead_letters.open import open_letter
+from eventveil.pipeline.dead_letters.store import LetterFolder, list_letters
+from eventveil.pipeline.prepare import job_of_flags, policies_of, prepare
+from eventveil.pipeline.sinks.files import FolderSink
+from eventveil.pipeline.sources.files import Range, list_ranges, read_range
+from eventveil.schemas.errors import CODES, EventveilError
+from eventveil.schemas.events.avro import parse_avro
+from eventveil.schemas.job import load_job
+from eventveil.transforms.batch import Part, refused_batch, with_part
+from eventveil.transforms.beam.guard import internal_error
+from eventveil.transforms.decode.parquet_rows import ColumnsDecoder
+from eventveil.transforms.keys.custodian import load_private, load_public, new_custodian
+from eventveil.transforms.keys.keyring import load_keys
+from eventveil.transforms.keys.providers.keyring_file import new_keyring
+from eventveil.transforms.seal import Sealer
+
+HERE = Path(__file__).parent
+POLICY = """policy: visits
+version: 1
+schema: event.avsc
+domain: research
+event: {time: at, id: id}
+window: 1d
+fields: {id: drop, at: {floor: 1d}, who: drop}
+"""
+SCHEMA = {
+    "type": "record",
+    "name": "Visit",
+    "fields": [
+        {"name": "id", "type": "string"},
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+        {"name": "who", "type": "string"},
+    ],
+}
+FLAGS = {"policy": "policy.yaml", "input": ["in.jsonl"], "output": "out", "keys": "keyring.json", "allow_loss": True}
+
+
+def flags(**changed: object) -> dict[str, object]:
+    return {name: value for name, value in {**FLAGS, **changed}.items() if value is not None}
+
+
+def start(**changed: object) -> None:
+    prepare(job_of_flags(flags(**changed)))
+
+
+def read(path: str, **changed: object) -> None:
+    for piece in list_ranges([path], None):
+        list(read_range(Range(**{**vars(piece), **changed})))
+
+
+def letters() -> None:
+    sealer = Sealer(load_keys("keyring.json").letters_key(), load_public("custodian.pub"))
+    nothing = pa.nulls(1, pa.int64())
+    batch = refused_batch(["EV501"], [""], [""], pa.array([0]), nothing, pa.array([b"{"], pa.binary()))
+    store = LetterFolder("refused")
+    store.prepare()
+    store.publish("00ff", sealer.seal(batch, origin="in.jsonl", policy="visits", digest="").column("letter").to_pylist())
+
+
+def opened(private: str, keyring: str) -> None:
+    for letter in list_letters("refused"):
+        open_letter(letter, load_private(private), load_keys(keyring).letters_key())
+
+
+# --- the ways to fail -----------------------------------------------------------------------------------------------------------
+
+
+def EV119_loss() -> None:
+    start(allow_loss=None)
+
+
+def EV120_flags_missing() -> None:
+    job_of_flags({})
+
+
+def EV120_flags_beside_a_job() -> None:
+    run_job("job.yaml", {"workers": 2, "max_refused": "5%"}, quiet=True, debug=False)
+
+
+def EV120_policy_for_a_job() -> None:
+    run_job("policy.yaml", {}, quiet=True, debug=False)
+
+
+def EV219_avro_name() -> None:
+    Path("policy.yaml").write_text(POLICY.replace("{floor: 1d}", "[{floor: 1d}, {rename: day-of-visit}]"))
+    start(format="avro")
+
+
+def EV220_types() -> None:
+    policies = {"one": "who", "two": "id"}
+    for name, of in policies.items():
+        text = POLICY.replace("id: id}", f"id: id, type: {{field: {of}, is: x}}}}").replace("policy: visits", f"policy: {name}")
+        Path(f"{name}.yaml").write_text(text)
+    variants = "".join(f"  - {{policy: {name}.yaml, output: {{uri: {name}}}}}\n" for name in policies)
+    Path("job.yaml").write_text(f"job: visits\ninput: {{uri: in.jsonl}}\nvariants:\n{variants}")
+    policies_of(load_job("job.yaml"))
+
+
+def EV301_none_named() -> None:
+    start(keys=None)
+
+
+def EV301_missing() -> None:
+    load_keys("nowhere.json")
+
+
+def EV302_keyring() -> None:
+    os.chmod("keyring.json", 0o644)
+    load_keys("keyring.json")
+
+
+def EV302_custodian() -> None:
+    os.chmod("custodian.key", 0o640)
+    load_private("custodian.key")
+
+
+def EV303_not_json() -> None:
+    Path("keyring.json").write_text("{")
+    load_keys("keyring.json")
+
+
+def EV303_root() -> None:
+    Path("keyring.json").write_text(json.dumps({"eventveil_keyring": 1, "root": "c2VjcmV0", "domains": {}}))
+    load_keys("keyring.json")
+
+
+def EV303_variable() -> None:
+    os.environ["EVENTVEIL_TEST_KEY"] = "c2VjcmV0"
+    try:
+        load_keys("env:EVENTVEIL_TEST_KEY")
+    finally:
+        del os.environ["EVENTVEIL_TEST_KEY"]
+
+
+def EV304_keyring() -> None:
+    new_keyring("keyring.json")
+
+
+def EV304_custodian() -> None:
+    new_custodian("custodian")
+
+
+def EV305_variable() -> None:
+    load_keys("env:EVENTVEIL_TEST_NO_KEY")
+
+
+def EV306_private_for_public() -> None:
+    load_public("custodian.key")
+
+
+def EV306_public_for_private() -> None:
+    load_private("custodian.pub")
+
+
+def EV306_no_key() -> None:
+    load_public("policy.yaml")
+
+
+def EV306_missing() -> None:
+    load_public("nowhere.pub")
+
+
+def EV307_another_custodian() -> None:
+    letters()
+    new_custodian("stranger")
+    opened("stranger.key", "keyring.json")
+
+
+def EV307_damaged() -> None:
+    letters()
+    Path("refused/letters-00ff.jsonl").write_bytes(Path("refused/letters-00ff.jsonl").read_bytes()[:50])
+    opened("custodian.key", "keyring.json")
+
+
+def EV308_another_keyring() -> None:
+    letters()
+    new_keyring("other.json")
+    opened("custodian.key", "other.json")
+
+
+def EV401_pattern() -> None:
+    start(input=["in/*.jsonl"])
+
+
+def EV401_address() -> None:
+    list_ranges(["s3://bucket/in.jsonl"])
+
+
+def EV401_letters() -> None:
+    list_letters("nowhere")
+
+
+def EV402_missing() -> None:
+    list(read_range(Range("nowhere.jsonl", "jsonl", None, 0, 1)))
+
+
+def EV402_changed() -> None:
+    piece = list_ranges(["in.jsonl"])[0]
+    Path("in.jsonl").write_bytes(b'{"a": 1}\n')
+    list(read_range(piece))
+
+
+def EV403_gzip_cut_short() -> None:
+    Path("in.jsonl.gz").write_bytes(gzip.compress(b'{"a": 1}\n' * 100)[:-12])
+    read("in.jsonl.gz")
+
+
+def EV403_gzip_changed() -> None:
+    Path("in.jsonl.gz").write_bytes(gzip.compress(b'{"a": 1}\n')[:-8] + b"12345678")
+    read("in.jsonl.gz")
+
+
+def EV403_zstd() -> None:
+    Path("in.jsonl.zst").write_bytes(b"no zstd at all")
+    read("in.jsonl.zst")
+
+
+def EV403_avro() -> None:
+    Path("in.avro").write_bytes(b"no avro at all")
+    read("in.avro")
+
+
+def EV403_parquet() -> None:
+    Path("in.parquet").write_bytes(b"no parquet at all")
+    read("in.parquet")
+
+
+def EV404_file_for_a_folder() -> None:
+    start(output="policy.yaml/out")
+
+
+def EV404_address() -> None:
+    LetterFolder("s3://bucket/refused")
+
+
+def EV404_folder_removed() -> None:
+    sink = FolderSink("out", "jsonl", {"policy": "visits"}, order="keep")
+    sink.publish("00ff", [pa.RecordBatch.from_pydict({"a": [1]})])
+
+
+def EV404_file_exists() -> None:
+    Path("opened").write_text("precious")
+    letters()
+    open_folder("refused", "custodian.key", None, None, "opened")
+
+
+def EV405_other_policy() -> None:
+    start()
+    Path("policy.yaml").write_text(POLICY.replace("version: 1", "version: 2"))
+    start()
+
+
+def EV405_other_files() -> None:
+    Path("out").mkdir()
+    Path("out/notes.txt").write_text("")
+    start()
+
+
+def EV406_name() -> None:
+    start(input=["policy.yaml"])
+
+
+def EV406_mixed() -> None:
+    Path("in.avro").write_bytes(b"")
+    start(input=["in.jsonl", "in.avro"])
+
+
+def EV406_compressed_outside() -> None:
+    Path("in.avro.gz").write_bytes(b"")
+    start(input=["in.avro.gz"])
+
+
+def EV407_columns() -> None:
+    decoder = ColumnsDecoder(parse_avro(SCHEMA, "event.avsc"), frozenset({"at", "id", "who"}))
+    decoder.decode(pa.RecordBatch.from_pydict({"id": [1], "at": pa.array([0], pa.timestamp("ms", "UTC"))}))
+
+
+def EV408_incomplete() -> None:
+    assembler = AssembleParts()
+    assembler.start_bundle()
+    list(assembler.process(with_part(pa.RecordBatch.from_pydict({"a": [1]}), Part("in.jsonl", 0, 1, True))))
+
+
+def EV901_internal() -> None:
+    try:
+        raise ValueError("a value of an event")
+    except ValueError as error:
+        raise internal_error(error) from None
+
+
+WAYS: dict[str, Callable[[], None]] = {name: way for name, way in globals().items() if re.match(r"EV\d{3}_", name)}
+# in tests of the command line: what it takes is a whole job
+ELSEWHERE = {"EV601"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A job that would start: policy, schema, an input without events, and keys."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    (tmp_path / "event.avsc").write_text(json.dumps(SCHEMA))
+    (tmp_path / "in.jsonl").write_bytes(b"")
+    new_keyring("keyring.json")
+    new_custodian("custodian")
+    return tmp_path
+
+
+def said(way: Callable[[], None], folder: Path) -> EventveilError:
+    with pytest.raises(EventveilError) as caught:
+        way()
+    return caught.value
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_the_text_is_exactly_this(name: str, folder: Path) -> None:
+    error = said(WAYS[name], folder)
+    # Keys are random, and so are their names; the folder is the test's.
+    text = re.sub(r"'[0-9a-f]{16}'", "'KEY'", f"{error}\n".replace(f"{folder}/", "FOLDER/"))
+
+    assert (HERE / f"{name}.txt").read_text("utf-8") == text
+    assert {name[:5]} == {problem.code for problem in error.problems}
+    assert {"1": 2, "2": 2, "3": 3, "4": 4, "9": 70}[name[2]] == error.exit_code
+
+
+def test_a_job_that_is_right_starts(folder: Path) -> None:
+    start()
+
+
+def test_every_code_of_a_run_has_a_text() -> None:
+    expected = {"EV119", "EV120", "EV219", "EV220", *(code for code in CODES if code[2] in "3469")}
+
+    assert expected - ELSEWHERE == {name[:5] for name in WAYS}
+
+
+def test_no_text_is_left_without_its_way_to_fail() -> None:
+    assert set(WAYS) == {path.stem for path in HERE.glob("*.txt")}
