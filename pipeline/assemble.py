@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import apache_beam as beam
 import pyarrow as pa
 
-from eventveil.schemas.errors import StorageError
+from eventveil.schemas.errors import StorageError, remedy_for
 from eventveil.transforms.batch import Part, part_of
 from eventveil.transforms.beam.guard import guarded
 
@@ -31,7 +31,7 @@ class AssembleParts(beam.DoFn):
         part = part_of(batch)
         expected = len(self._batches)
         if part is None or part.number != expected or (expected and not self._same(part)):
-            raise StorageError.of("EV408", "an output part came in incomplete or out of order")
+            raise StorageError.of("EV408", "an output part came in incomplete or out of order", remedy_for("EV408"))
         self._part = part
         self._batches.append(batch)
         if part.last:
@@ -41,7 +41,7 @@ class AssembleParts(beam.DoFn):
 
     def finish_bundle(self) -> None:
         if self._batches:
-            raise StorageError.of("EV408", "an output part came in incomplete")
+            raise StorageError.of("EV408", "an output part came in incomplete", remedy_for("EV408"))
 
     def publish(self, part: Part, batches: list[pa.RecordBatch]) -> None:
         """Write a whole part under its final name, at once."""

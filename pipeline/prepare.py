@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from eventveil.pipeline.dead_letters.store import LetterFolder
@@ -54,7 +54,15 @@ def job_of_flags(flags: Mapping[str, Any]) -> Job:
     missing = [name for name in ("policy", "input", "output") if not flags.get(name)]
     if missing:
         told = ", ".join(f"--{name}" for name in missing)
-        raise PolicyError(Problem("", 0, "EV120", f"{told} is missing", "name a job file, or give --policy, --input and --output"))
+        raise PolicyError(
+            Problem(
+                "",
+                0,
+                "EV120",
+                f"{told} {'is' if len(missing) == 1 else 'are'} missing",
+                "name a job file, or give --policy, --input and --output",
+            )
+        )
     output = {"uri": flags["output"], "format": flags.get("format"), "partition_by": flags.get("partition_by")}
     output["compression"] = flags.get("compression")
     letters = {"uri": flags.get("dead_letters"), "custodian": flags.get("custodian")}
@@ -95,7 +103,8 @@ def policies_of(job: Job) -> tuple[list[str], list[Plan]]:
         fact = f"two variants are called {', '.join(twice)}"
         raise PolicyError(Problem(job.file, 0, "EV103", fact, "give each variant a name"))
     if len({plan.event_type and plan.event_type[0] for plan in plans}) > 1:
-        raise SchemaError(Problem(job.file, 0, "EV220", "the policies of one job name different fields for event.type"))
+        fact, remedy = "the policies of one job name different fields for event.type", "name one field in all of them, or in none"
+        raise SchemaError(Problem(job.file, job.line_of("variants"), "EV220", fact, remedy))
     return names, plans
 
 
@@ -155,7 +164,10 @@ def _sink(doc: VariantDoc, plan: Plan, input_format: str, keys_id: str) -> Folde
         # Avro names are stricter than a policy's: found before the job, not by its first part.
         from eventveil.transforms.encode.avro_events import output_avro_schema
 
-        output_avro_schema(plan.output_schema, "event")
+        try:
+            output_avro_schema(plan.output_schema, "event")
+        except SchemaError as error:
+            raise SchemaError(replace(problem, file=str(doc.policy)) for problem in error.problems) from None
     by_window = doc.output.partition_by == "window"
     window = plan.release_window
     if by_window and window is None:

@@ -119,7 +119,8 @@ class RejectedEvent(EventveilError):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The remedy for a word that we do not know: the nearest known ones, if near, and the list."""
     names = sorted(known)
-    near = get_close_matches(word, names, n=1, cutoff=0.7)
+    # One letter of a short word is a larger part of it.
+    near = get_close_matches(word, names, n=1, cutoff=0.6 if len(word) <= 4 else 0.7)
     hint = f"did you mean '{near[0]}'? " if near else ""
     return f"{hint}known: {', '.join(names)}"
 

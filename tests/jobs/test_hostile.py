@@ -253,6 +253,9 @@ def check_all(ran: Any, alone: Any, data: bytes, good: Sequence[bytes], judge: J
     assert slipped == []
     wronged = [(letter.code, letter.path, letter.event) for letter in letters if letter.code in DECODING and judge.accepts(letter.event)]
     assert wronged == []
+    # Before any rule has seen a value.
+    late = [(letter.code, letter.event) for letter in letters if letter.code > "EV507" and judge.accepts(letter.event) is False]
+    assert late == []
     return [(letter.code, letter.event) for letter in letters]
 
 

@@ -9,6 +9,7 @@ comes out as letters, sealed to the custodian's public key, or, without one, as 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
-from eventveil.schemas.errors import PolicyError, Problem, SchemaError
+from eventveil.schemas.errors import EventveilError, PolicyError, Problem, SchemaError
 from eventveil.transforms.batch import ORDER, WINDOW, Part, part_of, refused_batch, with_kind, with_part
 from eventveil.transforms.beam.coder import RecordBatchCoder
 from eventveil.transforms.beam.guard import guarded
@@ -79,7 +80,12 @@ class DecodeEvents(beam.DoFn):
     def process(self, raw: pa.RecordBatch) -> Iterator[Any]:
         part = part_of(raw)
         originals = Originals(raw)
-        decoded = self._decoders.decode(raw)
+        try:
+            decoded = self._decoders.decode(raw)
+        except EventveilError as error:
+            # A decoder does not know where its batch was read.
+            origin = part.origin if part else ""
+            raise type(error)(replace(problem, file=problem.file or origin) for problem in error.problems) from None
         positions = originals.positions
         for policy, _ in self._policies:
             count(f"{policy}|in", raw.num_rows)

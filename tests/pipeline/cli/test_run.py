@@ -233,7 +233,7 @@ class TestWrongArguments:
     @pytest.mark.parametrize(
         ("arguments", "code", "expected"),
         [
-            pytest.param([], 2, "EV120 --policy, --input, --output is missing", id="nothing"),
+            pytest.param([], 2, "EV120 --policy, --input, --output are missing", id="nothing"),
             pytest.param(["--nope"], 2, "No such option: --nope", id="unknown_option"),
             pytest.param(["--workers", "0"], 2, "Invalid value for '--workers'", id="no_workers"),
             pytest.param([*FLAGS[:6], *SEALED], 3, "EV301 no keyring is named", id="no_keys"),
@@ -247,7 +247,10 @@ class TestWrongArguments:
                 [*FLAGS[:2], "--input", "policy.yaml", *FLAGS[4:], *SEALED], 4, "name it with --input-format", id="unknown_format"
             ),
             pytest.param(
-                [*FLAGS[:4], "--output", ".", *FLAGS[6:], "--allow-loss"], 4, ".: EV405 holds 'custodian.key'", id="folder_in_use"
+                [*FLAGS[:4], "--output", ".", *FLAGS[6:], "--allow-loss"],
+                2,
+                "EV120 the output folder . holds input of this job",
+                id="folder_is_read",
             ),
             pytest.param([*FLAGS, *SEALED, "--summary", "keyring.json/s.json"], 4, "keyring.json: EV404 a file stands where", id="summary"),
         ],
