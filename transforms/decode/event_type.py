@@ -92,8 +92,9 @@ def _each(values: Iterable[bytes], read: Callable[[bytes], Any], code: str) -> F
     for value in values:
         try:
             found = read(value)
-        except msgspec.ValidationError:
-            found, why = None, "EV503"
+        except msgspec.ValidationError as error:
+            # Its text tells the two apart, and goes no further.
+            found, why = None, "EV503" if str(error).startswith("Object missing") else "EV502"
         except Exception:  # noqa: BLE001 - whatever a library says of an event quotes it: only the code goes on
             found, why = None, code
         else:

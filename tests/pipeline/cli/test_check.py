@@ -8,10 +8,13 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import fastavro
 import pytest
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 ROOT = Path(__file__).resolve().parents[3]
 RETAIL = ROOT / "examples" / "online_retail"
@@ -32,7 +35,7 @@ def quiet(shop: Path) -> Path:
 
 
 class TestAPolicy:
-    def test_is_told_field_by_field_with_what_it_discloses(self, shop: Path, eventveil) -> None:
+    def test_is_told_field_by_field_with_what_it_discloses(self, shop: Path, eventveil: Run) -> None:
         done = eventveil("check", "policy.yaml", cwd=shop)
         lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
 
@@ -46,19 +49,19 @@ class TestAPolicy:
         ) in lines
         assert " ".join(KEYED.split()) in lines
 
-    def test_without_keyed_rules_says_nothing_of_keys(self, quiet: Path, eventveil) -> None:
+    def test_without_keyed_rules_says_nothing_of_keys(self, quiet: Path, eventveil: Run) -> None:
         done = eventveil("check", "quiet.yaml", "--strict", cwd=quiet.parent)
 
         assert (0, "") == (done.returncode, done.stderr)
         assert "note" not in done.stdout
         assert "warning" not in done.stdout
 
-    def test_with_warnings_fails_when_strict_and_says_why(self, shop: Path, eventveil) -> None:
+    def test_with_warnings_fails_when_strict_and_says_why(self, shop: Path, eventveil: Run) -> None:
         done = eventveil("check", "policy.yaml", "--strict", cwd=shop)
 
         assert (1, "3 warnings, and --strict was given\n") == (done.returncode, done.stderr)
 
-    def test_reads_no_events_and_needs_no_keys(self, shop: Path, eventveil) -> None:
+    def test_reads_no_events_and_needs_no_keys(self, shop: Path, eventveil: Run) -> None:
         for name in ("orders.jsonl", "keyring.json", "custodian.pub", "custodian.key"):
             (shop / name).unlink()
 
@@ -67,22 +70,24 @@ class TestAPolicy:
         assert 0 == eventveil("check", "trusted.yaml", cwd=shop).returncode
         assert before == sorted(path.name for path in shop.iterdir())
 
-    def test_is_found_from_another_folder_and_so_is_its_schema(self, shop: Path, tmp_path_factory, eventveil) -> None:
+    def test_is_found_from_another_folder_and_so_is_its_schema(
+        self, shop: Path, tmp_path_factory: pytest.TempPathFactory, eventveil: Run
+    ) -> None:
         done = eventveil("check", shop / "policy.yaml", cwd=tmp_path_factory.mktemp("elsewhere"))
 
         assert 0 == done.returncode
 
-    def test_without_a_terminal_has_no_colours(self, shop: Path, eventveil) -> None:
+    def test_without_a_terminal_has_no_colours(self, shop: Path, eventveil: Run) -> None:
         assert "\x1b" not in eventveil("check", "policy.yaml", cwd=shop).stdout
 
-    def test_can_be_read_where_output_is_not_unicode(self, shop: Path, eventveil) -> None:
+    def test_can_be_read_where_output_is_not_unicode(self, shop: Path, eventveil: Run) -> None:
         done = eventveil("check", "policy.yaml", cwd=shop, env={"PYTHONIOENCODING": "ascii"})
 
         assert (0, "") == (done.returncode, done.stderr)
 
 
 class TestAWrongPolicy:
-    def test_is_told_all_at_once_with_lines_and_remedies(self, shop: Path, eventveil) -> None:
+    def test_is_told_all_at_once_with_lines_and_remedies(self, shop: Path, eventveil: Run) -> None:
         text = (
             (shop / "policy.yaml")
             .read_text()
@@ -122,7 +127,7 @@ class TestAWrongPolicy:
             pytest.param("subject: shipping.to", "subject: shiping.to", ["EV204", "shiping.to"], id="subject"),
         ],
     )
-    def test_typos_are_named_with_what_was_meant(self, shop: Path, eventveil, old: str, new: str, expected: list[str]) -> None:
+    def test_typos_are_named_with_what_was_meant(self, shop: Path, eventveil: Run, old: str, new: str, expected: list[str]) -> None:
         text = (shop / "policy.yaml").read_text()
         assert old in text
         (shop / "policy.yaml").write_text(text.replace(old, new, 1))
@@ -132,7 +137,7 @@ class TestAWrongPolicy:
         assert 2 == done.returncode
         assert [] == [piece for piece in expected if piece not in done.stderr]
 
-    def test_is_told_as_json_for_an_editor(self, shop: Path, eventveil) -> None:
+    def test_is_told_as_json_for_an_editor(self, shop: Path, eventveil: Run) -> None:
         (shop / "policy.yaml").write_text((shop / "policy.yaml").read_text().replace("floor:", "flor:"))
 
         done = eventveil("check", "policy.yaml", "--json", cwd=shop)
@@ -144,7 +149,7 @@ class TestAWrongPolicy:
         ]
         assert ([], []) == (found["policies"], found["matching"])
 
-    def test_cannot_command_the_terminal_by_its_names(self, shop: Path, eventveil) -> None:
+    def test_cannot_command_the_terminal_by_its_names(self, shop: Path, eventveil: Run) -> None:
         name = 'policy: "\\e]0;owned\\a\\u202Eevil"'
         (shop / "policy.yaml").write_text((shop / "policy.yaml").read_text().replace("policy: shipping-order", name))
 
@@ -153,13 +158,13 @@ class TestAWrongPolicy:
         assert 2 == done.returncode
         assert set() == {"\x1b", "\x07", "\u202e"} & set(done.stderr + done.stdout)
 
-    def test_a_missing_one_is_named(self, shop: Path, eventveil) -> None:
+    def test_a_missing_one_is_named(self, shop: Path, eventveil: Run) -> None:
         done = eventveil("check", "nowhere.yaml", cwd=shop)
 
         expected = "nowhere.yaml: EV115 the document cannot be read: no such file or directory\n  correct the path\n"
         assert (2, expected) == (done.returncode, done.stderr)
 
-    def test_no_policy_named_is_an_error_of_the_arguments(self, shop: Path, eventveil) -> None:
+    def test_no_policy_named_is_an_error_of_the_arguments(self, shop: Path, eventveil: Run) -> None:
         done = eventveil("check", cwd=shop)
 
         assert 2 == done.returncode
@@ -167,7 +172,7 @@ class TestAWrongPolicy:
 
 
 class TestJson:
-    def test_holds_digest_output_dropped_and_warnings(self, shop: Path, eventveil) -> None:
+    def test_holds_digest_output_dropped_and_warnings(self, shop: Path, eventveil: Run) -> None:
         done = eventveil("check", "trusted.yaml", "--json", cwd=shop)
         found = json.loads(done.stdout)
         (policy,) = found["policies"]
@@ -190,7 +195,7 @@ class TestJson:
         } == by_name["shipping.area"]
         assert ["tenant", "id", "shipping.line1", "products[].name"] == policy["dropped"]
 
-    def test_says_pseudonymous_and_never_anonymous(self, shop: Path, eventveil) -> None:
+    def test_says_pseudonymous_and_never_anonymous(self, shop: Path, eventveil: Run) -> None:
         said = eventveil("check", "trusted.yaml", cwd=shop).stdout
 
         assert "pseudonymous: equal values within a key window can be recognised" in " ".join(said.split())
@@ -198,7 +203,7 @@ class TestJson:
 
 
 class TestTheOutputsSchema:
-    def test_as_avro_reads_what_a_job_writes(self, shop: Path, eventveil) -> None:
+    def test_as_avro_reads_what_a_job_writes(self, shop: Path, eventveil: Run) -> None:
         done = eventveil("check", "policy.yaml", "--output-schema", "avro", cwd=shop)
         schema = fastavro.parse_schema(json.loads(done.stdout))
         event = {"date": None, "group": [{"ref": 1, "delta": 2}]}
@@ -208,7 +213,7 @@ class TestTheOutputsSchema:
         assert not fastavro.validate({**event, "group": "no list"}, schema, raise_errors=False)
         fastavro.schemaless_writer(io.BytesIO(), schema, {**event, "date": 1})
 
-    def test_as_json_schema_names_every_field_and_refuses_others(self, shop: Path, eventveil) -> None:
+    def test_as_json_schema_names_every_field_and_refuses_others(self, shop: Path, eventveil: Run) -> None:
         done = eventveil("check", "policy.yaml", "--output-schema", "json", cwd=shop)
         schema = json.loads(done.stdout)
 
@@ -217,14 +222,14 @@ class TestTheOutputsSchema:
         assert ["date", "group"] == list(schema["properties"])
         assert schema["additionalProperties"] is False
 
-    def test_in_an_unknown_language_names_the_known_ones(self, shop: Path, eventveil) -> None:
+    def test_in_an_unknown_language_names_the_known_ones(self, shop: Path, eventveil: Run) -> None:
         done = eventveil("check", "policy.yaml", "--output-schema", "avrò", cwd=shop)
 
         assert (2, "EV120 --output-schema knows no 'avrò'\n  did you mean 'avro'? known: avro, json\n") == (done.returncode, done.stderr)
 
 
 class TestAJob:
-    def test_tells_every_policy_and_by_what_two_recipients_can_match(self, eventveil) -> None:
+    def test_tells_every_policy_and_by_what_two_recipients_can_match(self, eventveil: Run) -> None:
         done = eventveil("check", "job.yaml", cwd=RETAIL)
 
         assert 0 == done.returncode
@@ -236,12 +241,12 @@ class TestAJob:
             line.split()[0] for line in done.stdout.splitlines() if line.endswith(": complete")
         ]
 
-    def test_with_several_policies_has_no_one_schema(self, eventveil) -> None:
+    def test_with_several_policies_has_no_one_schema(self, eventveil: Run) -> None:
         done = eventveil("check", "job.yaml", "--output-schema", "avro", cwd=RETAIL)
 
         assert (2, "EV120 --output-schema takes one policy\n  name the policy, not the job\n") == (done.returncode, done.stderr)
 
-    def test_of_one_domain_is_said_to_share_its_pseudonyms(self, tmp_path: Path, eventveil) -> None:
+    def test_of_one_domain_is_said_to_share_its_pseudonyms(self, tmp_path: Path, eventveil: Run) -> None:
         shutil.copytree(RETAIL, tmp_path, dirs_exist_ok=True)
         (tmp_path / "logistics.yaml").write_text(
             (tmp_path / "logistics.yaml").read_text().replace("domain: logistics", "domain: marketing")
@@ -252,7 +257,7 @@ class TestAJob:
         assert 1 == done.returncode
         assert "share the domain marketing: their pseudonyms and their order are the same" in " ".join(json.loads(done.stdout)["matching"])
 
-    def test_with_a_wrong_policy_tells_it(self, tmp_path: Path, eventveil) -> None:
+    def test_with_a_wrong_policy_tells_it(self, tmp_path: Path, eventveil: Run) -> None:
         shutil.copytree(RETAIL, tmp_path, dirs_exist_ok=True)
         (tmp_path / "logistics.yaml").write_text((tmp_path / "logistics.yaml").read_text().replace("floor", "flor"))
 
@@ -262,7 +267,7 @@ class TestAJob:
         assert "logistics.yaml:" in done.stderr and "EV101 unknown operator 'flor'" in done.stderr
 
 
-def test_help_teaches(shop: Path, eventveil) -> None:
+def test_help_teaches(shop: Path, eventveil: Run) -> None:
     done = eventveil("check", "--help", cwd=shop)
 
     assert (0, "") == (done.returncode, done.stderr)
