@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
+from apache_beam.runners.worker import sdk_worker
 
 from eventveil.pipeline.graph import build
 from eventveil.pipeline.prepare import FileJob
@@ -26,8 +28,11 @@ def run(job: FileJob, workers: int = 1) -> Mapping[str, int]:
     Raises:
         EventveilError: the first error of the job, in the order of the codes, as it was raised on the worker.
     """
-    # Beam logs each failure with its whole stack; ours is told once, by the command line. Who debugs sees both.
-    logging.getLogger("apache_beam").setLevel(logging.DEBUG if logging.getLogger().level == logging.DEBUG else logging.CRITICAL)
+    # Beam logs each failure with its whole stack, and its threads print it; ours is told once, by the command line. Who debugs
+    # sees both. A worker that cannot print, because nobody reads any more, would never answer, and the job would never end.
+    debugging = logging.getLogger().level == logging.DEBUG
+    logging.getLogger("apache_beam").setLevel(logging.DEBUG if debugging else logging.CRITICAL)
+    vars(sdk_worker)["print"] = print if debugging else _say_nothing
     options = PipelineOptions(flags=[], runner="FnApiRunner")
     direct = options.view_as(DirectOptions)
     direct.direct_num_workers = workers
@@ -50,3 +55,7 @@ def run(job: FileJob, workers: int = 1) -> Mapping[str, int]:
         # Beam counts each step apart, and several steps may refuse events of one policy.
         counts[counter.key.metric.name] += counter.committed
     return counts
+
+
+def _say_nothing(*_: Any, **__: Any) -> None:
+    """In place of `print` in Beam's worker."""
