@@ -101,7 +101,7 @@ def _told(plan: Plan) -> dict[str, Any]:
 
 def _dropped(plan: Plan) -> list[str]:
     kept = {one.source for one in plan.fields}
-    return [path for path, _ in plan.schema.leaves() if path not in kept]
+    return [path for path, _ in plan.schema.leaves() if not any(one == path or one.startswith(f"{path}{{") for one in kept)]
 
 
 def _notes(plan: Plan) -> list[str]:
