@@ -385,7 +385,8 @@ class TestCommandLine:
         refused = {
             "EV508": event("EV508", **{canaries.text("EV508/name"): canaries.text("EV508/value")}),
             "EV509": event("EV509", kind=canaries.text("EV509/kind")),
-            "EV503": event("EV503", kind=[canaries.text("EV503/kind")]),
+            "EV502": event("EV502", kind=[canaries.text("EV502/kind")]),
+            "EV503": event("EV503", kind=None),
             "EV512": event("EV512", id=None),
             "EV510": event("EV510", at=None),
             "EV526": event("EV526", amount=None),

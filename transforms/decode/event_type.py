@@ -94,7 +94,8 @@ def _each(values: Iterable[bytes], read: Callable[[bytes], Any], code: str) -> F
             found = read(value)
         except msgspec.ValidationError as error:
             # Its text tells the two apart, and goes no further.
-            found, why = None, "EV503" if str(error).startswith("Object missing") else "EV502"
+            text = str(error)
+            found, why = None, "EV503" if text.startswith("Object missing") or "got `null`" in text else "EV502"
         except Exception:  # noqa: BLE001 - whatever a library says of an event quotes it: only the code goes on
             found, why = None, code
         else:
