@@ -53,7 +53,7 @@ BROKEN: list[tuple[bytes, str]] = [
     (b'{"id": "x", "meta": {"type": "shipped"}, "to": "p1"} {"id": "y"}', "EV501"),
     (b'{"id": "x"}', "EV503"),
     (b'{"id": "x", "meta": null}', "EV503"),
-    (b'{"id": "x", "meta": {"type": 7}}', "EV503"),
+    (b'{"id": "x", "meta": {"type": 7}}', "EV502"),
     (b'{"id": "x", "meta": {"type": "Shipped"}}', "EV509"),
     (b'{"id": "x", "meta": {"type": "shipped "}}', "EV509"),
 ]
