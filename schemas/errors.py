@@ -210,6 +210,23 @@ CODES = MappingProxyType(
         "EV406": ("the format is not known", "Name it with --input-format or input.format: jsonl, avro or parquet."),
         "EV407": ("a file's columns do not fit the event schema", "Correct the schema or the file."),
         "EV408": ("an output part came in incomplete", "Run on a runner that keeps a range in one bundle; no part of it was published."),
+        "EV409": (
+            "the checkpoint belongs to another job, policy or keyring",
+            "Name the checkpoint of this job, or begin anew from what comes now with --from-now.",
+        ),
+        "EV410": ("the checkpoint is in use", "Another process runs this job; stop that one, or name another folder."),
+        "EV411": ("the checkpoint is damaged", "Restore the folder from a copy; nothing is guessed."),
+        "EV412": (
+            "events were removed at the source before they were read",
+            "Lengthen the retention of the stream; to go on behind the gap, say --from-now.",
+        ),
+        "EV413": ("the stream cannot be read", "Check its address, its name and the client's settings."),
+        "EV414": ("the schema registry cannot be used", "Check its address and the client's settings."),
+        "EV415": ("a message cannot be delivered", "Check the topic, its limits and the client's settings."),
+        "EV416": (
+            "a window was published with another content",
+            "The first one stands; whatever came later was kept sealed. Two versions of one window would show their difference.",
+        ),
         # 5xx: one event refused, at run time; `code` and known path only
         "EV501": ("not one JSON object", "The producer wrote something that is not one complete JSON object on one line."),
         "EV502": ("a value has another type than the schema says", "Correct the producer or the schema."),
@@ -233,6 +250,9 @@ CODES = MappingProxyType(
         "EV514": ("the event is dated too far ahead", "Correct the producer's clock, or raise `max_ahead`."),
         "EV515": ("the event is larger than the limit", "Raise the limit, or correct the producer."),
         "EV516": ("not a datum of the writer's schema", "Correct the producer."),
+        "EV517": ("the message has no value", "Say `tombstones: drop`, or correct the producer."),
+        "EV518": ("the event is late: its window is closed", "Raise `allowed_lateness`; the custodian may replay it."),
+        "EV519": ("a key or header of the message is not text, or stands twice", "Correct the producer."),
         "EV520": ("the value is not on the list of allowed values", "Extend `allow`, or say `otherwise`."),
         "EV521": ("the value is not in the hierarchy", "Extend the hierarchy, or say `otherwise`."),
         "EV522": ("the value lies in no bin", "Extend the edges, or say `otherwise`."),
@@ -245,6 +265,11 @@ CODES = MappingProxyType(
         "EV529": ("the time falls outside what can be represented", "Correct the producer."),
         # 6xx: limits
         "EV601": ("more events were refused than --max-refused allows", "Look at the dead letters; correct producer, schema or policy."),
+        "EV602": (
+            "so many events were refused that the job has stopped",
+            "Look at the dead letters: has the producer changed? Then correct schema or policy, or raise --stop-when-refused.",
+        ),
+        "EV603": ("a window is larger than may be decided at once", "Raise `max_window_bytes`, or choose a shorter release window."),
         # 9xx: ours
         "EV901": ("internal error", "A defect of eventveil: report it with this message, which holds no data."),
     }

@@ -1,9 +1,11 @@
 """What one Beam element is: an Arrow RecordBatch, raw, decoded or veiled, with the part of the input it belongs to.
 
-A raw batch has the columns `value` (binary), `position` (int64: byte offset, row number or stream offset) and, where
-a source has them, `key`, `headers`, `timestamp`. A decoded batch has `event` (struct) beside `value` and `position`.
-A veiled batch has the output columns, and two that never leave: `$order` (16 bytes, keyed) and `$window`
-(start of the release window, microseconds). A refused batch has `code`, `path`, `rule`, `position`, `window`, `value`
+A raw batch has the columns `value` (binary), `position` (int64: byte offset, row number or stream offset) and, where a source
+has them and a policy asks, `key` (binary), `headers` (list of struct<name: string, value: binary>), `topic` (string), `time`
+(timestamp[us, UTC]) and `appended` (timestamp[us, UTC]: when the broker took it, null where only the producer says so).
+A decoded batch has `event` (struct) beside `value` and `position`, and `appended` where the raw batch has it.
+A veiled batch has the output columns, and some that never leave: `$order` (16 bytes, keyed), `$window`
+(start of the release window, microseconds) and, where files are rolled, `$roll` (start of the roll). A refused batch has `code`, `path`, `rule`, `position`, `window`, `value`
 and never leaves the DoFn that made it: what leaves are letters, sealed.
 
 What a batch is and the part it belongs to stand in the schema's metadata, which we alone write: names of columns prove
@@ -19,12 +21,30 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-__all__ = ["LETTERS", "ORDER", "REFUSED", "WINDOW", "Kind", "Part", "kind_of", "part_of", "refused_batch", "with_kind", "with_part"]
+__all__ = [
+    "LETTERS",
+    "ORDER",
+    "REFUSED",
+    "ROLL",
+    "WINDOW",
+    "Clock",
+    "Kind",
+    "Part",
+    "clock_of",
+    "kind_of",
+    "part_of",
+    "refused_batch",
+    "with_clock",
+    "with_kind",
+    "with_part",
+]
 
 ORDER = "$order"
 WINDOW = "$window"
+ROLL = "$roll"
 _PART = b"eventveil.part"
 _KIND = b"eventveil.kind"
+_CLOCK = b"eventveil.clock"
 
 Kind = Literal["messages", "rows", "decoded"]
 
@@ -69,6 +89,31 @@ def part_of(batch: pa.RecordBatch) -> Part | None:
     """The part a batch belongs to; None for a batch that no source of ours has made."""
     marked = (batch.schema.metadata or {}).get(_PART)
     return None if marked is None else Part(**json.loads(marked))
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How far a stream had come when a batch was read. Decided before the batch is read, and the same when it is read again.
+
+    Attributes:
+        watermark: microseconds since 1970; windows that end, lateness included, at or before it are closed. None: none is.
+        now: microseconds since 1970; events dated further ahead of it than the policy's `max_ahead` are refused, unless the
+            broker says when it took them. None: none is refused.
+    """
+
+    watermark: int | None = None
+    now: int | None = None
+
+
+def with_clock(batch: pa.RecordBatch, clock: Clock) -> pa.RecordBatch:
+    """The batch, marked with how far its stream had come."""
+    return batch.replace_schema_metadata({**(batch.schema.metadata or {}), _CLOCK: json.dumps(asdict(clock)).encode()})
+
+
+def clock_of(batch: pa.RecordBatch) -> Clock:
+    """How far the batch's stream had come; of bounded input nothing is late, or ahead."""
+    marked = (batch.schema.metadata or {}).get(_CLOCK)
+    return Clock() if marked is None else Clock(**json.loads(marked))
 
 
 def with_kind(batch: pa.RecordBatch, kind: Kind) -> pa.RecordBatch:
