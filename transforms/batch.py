@@ -5,8 +5,8 @@ has them and a policy asks, `key` (binary), `headers` (list of struct<name: stri
 (timestamp[us, UTC]) and `appended` (timestamp[us, UTC]: when the broker took it, null where only the producer says so).
 A decoded batch has `event` (struct) beside `value` and `position`, and `appended` where the raw batch has it.
 A veiled batch has the output columns, and some that never leave: `$order` (16 bytes, keyed), `$window`
-(start of the release window, microseconds) and, where files are rolled, `$roll` (start of the roll). A refused batch has `code`, `path`, `rule`, `position`, `window`, `value`
-and never leaves the DoFn that made it: what leaves are letters, sealed.
+(start of the release window, microseconds) and, where files are rolled, `$roll` (start of the roll). A refused batch has
+`code`, `path`, `rule`, `position`, `window`, `value` and never leaves the DoFn that made it: what leaves are letters, sealed.
 
 What a batch is and the part it belongs to stand in the schema's metadata, which we alone write: names of columns prove
 nothing, since an event may have fields of any name. A part says which output part the rows go to, the number of the batch

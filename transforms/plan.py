@@ -17,7 +17,7 @@ from eventveil.transforms.windows import WindowRule
 if TYPE_CHECKING:
     from eventveil.transforms.veil import Veil
 
-__all__ = ["POSITION", "Apply", "EventAccess", "KeyRequest", "OutputField", "Plan", "Step", "Together"]
+__all__ = ["POSITION", "Apply", "EventAccess", "KeyRequest", "Numbered", "OutputField", "Plan", "Step", "Together"]
 
 POSITION = "$position"
 
@@ -86,6 +86,18 @@ class EventAccess:
 
 
 @dataclass(frozen=True)
+class Numbered:
+    """A leaf of the output that is numbered when its release window closes; until then a keyed digest stands in its place.
+
+    Attributes:
+        location: its names in the output, EACH for the elements of a list. class_: leaves of one class share their numbers.
+    """
+
+    location: tuple[str, ...]
+    class_: str
+
+
+@dataclass(frozen=True)
 class OutputField:
     """One leaf of the output, for people: where it comes from and what it still says."""
 
@@ -119,6 +131,9 @@ class Plan:
     warnings: tuple[str, ...]
     needs_subject: bool = False
     event_type: tuple[str, str] | None = None
+    max_ahead_us: int = 3_600_000_000
+    lateness_us: int = 0
+    numbered: tuple[Numbered, ...] = ()
 
     @property
     def output_schema(self) -> pa.Schema:
@@ -144,8 +159,8 @@ class Plan:
                 found += instruction.rules
         return tuple(found)
 
-    def bind(self, keys: Keys) -> Veil:
-        """The plan with its keys. Keys are derived per window, when a window is first seen."""
+    def bind(self, keys: Keys, roll: WindowRule | None = None) -> Veil:
+        """The plan with its keys. Keys are derived per window, when a window is first seen. `roll`: as for `Veil`."""
         from eventveil.transforms.veil import Veil
 
-        return Veil(self, keys.domain(self.domain))
+        return Veil(self, keys.domain(self.domain), roll)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eventveil.transforms.batch import ROLL, Clock
 from eventveil.transforms.context import Context, RowContext, SubKeys
 from eventveil.transforms.encode.json_events import encode_json
 from eventveil.transforms.keys.canonical import canonical
@@ -25,6 +26,7 @@ from eventveil.transforms.keys.prf import macs
 from eventveil.transforms.nested import Column, FlatLevel, column, fold, lay_flat
 from eventveil.transforms.plan import POSITION, KeyRequest, Plan, Together
 from eventveil.transforms.times import instants, to_local
+from eventveil.transforms.windows import WindowRule
 
 __all__ = ["Outcome", "Veil"]
 
@@ -33,6 +35,7 @@ Words = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 
 _CACHED_WINDOWS = 4096
+_NO_CLOCK = Clock()
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,13 @@ class Outcome:
     """What became of a batch.
 
     Attributes:
-        veiled: the output rows with `$order` and, where there are windows, `$window`.
+        veiled: the output rows with `$order`, where there are windows `$window`, and where files are rolled `$roll`.
         refused_rows: rows of the input that are refused, ascending; codes, paths, rules: why, row by row.
         refused_windows: start of each refused row's release window in microseconds; null where it has none.
         filtered: how many events `only_if` left out.
         counts: values treated, and values that went to `otherwise`, by place in the policy.
         drift: events with unknown fields, by known parent; of those that were not filtered out.
+        latest: the highest event time among `veiled`, in microseconds; None where there is none.
     """
 
     veiled: pa.RecordBatch
@@ -57,6 +61,7 @@ class Outcome:
     filtered: int
     counts: dict[str, int]
     drift: dict[str, int]
+    latest: int | None = None
 
 
 class _Refusals:
@@ -75,10 +80,15 @@ class _Refusals:
 
 
 class Veil:
-    """A plan with keys: treats batches. Refuses to be pickled, because it holds keys."""
+    """A plan with keys: treats batches. Refuses to be pickled, because it holds keys.
 
-    def __init__(self, plan: Plan, keys: DomainKeys) -> None:
+    Args:
+        roll: the windows that files are rolled in; None: no `$roll` is told.
+    """
+
+    def __init__(self, plan: Plan, keys: DomainKeys, roll: WindowRule | None = None) -> None:
         self.plan = plan
+        self._roll = roll
         self._keys = keys
         self._release = Cmac(keys.for_domain("release", plan.event_type[1] if plan.event_type else plan.schema.name))
         self._order = keys.for_domain("order")
@@ -94,6 +104,8 @@ class Veil:
         origin: str = "",
         positions: Column | None = None,
         drift: Mapping[str, Int64s] | None = None,
+        clock: Clock = _NO_CLOCK,
+        appended: Column | None = None,
     ) -> Outcome:
         """Treat a batch of decoded events.
 
@@ -101,6 +113,8 @@ class Veil:
             events: one struct per event, of the type that the decoder gives for this plan's `schema` and `used`.
             origin, positions: where each event was read; needed where `event.id` is ``$position``.
             drift: for each known parent the rows that had unknown fields below it.
+            clock: how far the stream had come: which windows are closed, and what lies too far ahead.
+            appended: when the broker took each event, timestamp[us, UTC]; null or None: by the clock.
         """
         plan = self.plan
         strange = self._of_another_type(events)
@@ -111,6 +125,7 @@ class Veil:
             taken: Column = pa.array(chosen)
             events = events.take(taken)
             positions = None if positions is None else positions.take(taken)
+            appended = None if appended is None else appended.take(taken)
             drift = {path: np.flatnonzero(np.isin(chosen, rows)) for path, rows in (drift or {}).items()}
         refusals = _Refusals(len(events))
         counts: dict[str, int] = {}
@@ -121,9 +136,14 @@ class Veil:
         if plan.refuse_unknown:
             for path in sorted(drift):
                 refusals.refuse_rows(drift[path], "EV508", path, "unknown_fields")
-        batch, codes, windows = self._row_context(events, origin, positions, refusals)
+        micros = self._times(events, refusals) if plan.event.times else None
+        if micros is not None:
+            self._refuse_ahead(micros, clock, appended, refusals)
+        batch, codes, windows = self._row_context(events, micros, origin, positions, refusals)
+        if plan.numbered and clock.watermark is not None:
+            self._refuse_late(batch, clock.watermark, refusals)
         slots = self._run(events, batch, codes, windows, refusals, counts)
-        veiled, refused = self._fold(events, slots, batch, refusals)
+        veiled, refused = self._fold(events, slots, batch, micros, refusals)
         reasons = [refusals.reasons[i] for i in refusals.reason[refused]]
         starts = batch.window_start
         return Outcome(
@@ -136,6 +156,7 @@ class Veil:
             filtered=filtered,
             counts=counts,
             drift={path: len(rows) for path, rows in drift.items()},
+            latest=None if micros is None or not veiled.num_rows else int(micros[refusals.reason < 0].max()),
         )
 
     def _of_another_type(self, events: pa.StructArray) -> Mask | None:
@@ -160,15 +181,32 @@ class Veil:
             return None
         return np.flatnonzero(let_in if strange is None else let_in | strange).astype(np.int64)
 
+    def _refuse_ahead(self, micros: Int64s, clock: Clock, appended: Column | None, refusals: _Refusals) -> None:
+        """What is dated too far ahead, before it can move a watermark: one such event would close every window."""
+        if clock.now is None:
+            return
+        now = np.full(len(micros), clock.now, np.int64)
+        if appended is not None:
+            told = appended.is_valid().to_numpy(zero_copy_only=False).astype(bool)
+            now = np.where(told, appended.cast(pa.int64()).fill_null(0).to_numpy(), now)
+        # Compared by difference: near the end of all times a sum would overflow.
+        ahead = ~refusals.without_time & (micros - now > self.plan.max_ahead_us)
+        refusals.refuse_rows(np.flatnonzero(ahead), "EV514", ".".join(self.plan.event.times[0]), "event.max_ahead")
+
+    def _refuse_late(self, batch: RowContext, watermark: int, refusals: _Refusals) -> None:
+        """What comes for a window that is closed. Only release models close windows: other rules treat each event alone."""
+        assert batch.window_end is not None, "compile asks for a window where a release model needs one"
+        late = ~refusals.without_time & (batch.window_end <= watermark - self.plan.lateness_us)
+        refusals.refuse_rows(np.flatnonzero(late), "EV518", ".".join(self.plan.event.times[0]), "allowed_lateness")
+
     def _row_context(
-        self, events: pa.StructArray, origin: str, positions: Column | None, refusals: _Refusals
+        self, events: pa.StructArray, micros: Int64s | None, origin: str, positions: Column | None, refusals: _Refusals
     ) -> tuple[RowContext, Int64s | None, list[int]]:
         """The row context, each row's code of its key window, and the key windows by code."""
         plan, rows = self.plan, len(events)
         start = end = codes = None
         windows: list[int] = []
-        if plan.event.times:
-            micros = self._times(events, refusals)
+        if micros is not None:
             if plan.release_window is not None:
                 distinct, at = _distinct(plan.release_window.index(micros))
                 starts, ends = plan.release_window.bounds(distinct)
@@ -322,7 +360,12 @@ class Veil:
         return pa.array(micros, mask=mask).cast(pa.timestamp("us", "UTC"))
 
     def _fold(
-        self, events: pa.StructArray, run: tuple[list[Column], list[FlatLevel]], batch: RowContext, refusals: _Refusals
+        self,
+        events: pa.StructArray,
+        run: tuple[list[Column], list[FlatLevel]],
+        batch: RowContext,
+        micros: Int64s | None,
+        refusals: _Refusals,
     ) -> tuple[pa.RecordBatch, Int64s]:
         plan = self.plan
         slots, levels = run
@@ -336,6 +379,10 @@ class Veil:
         if batch.window_start is not None:
             arrays.append(pa.array(batch.window_start))
         veiled = pa.RecordBatch.from_arrays(arrays, schema=plan.veiled_schema)
+        if self._roll is not None:
+            assert micros is not None, "a job that rolls files asks for event.time"
+            rolls, at = _distinct(self._roll.index(micros))
+            veiled = veiled.append_column(pa.field(ROLL, pa.int64(), nullable=False), pa.array(self._roll.bounds(rolls)[0][at]))
         refused = np.flatnonzero(refusals.reason >= 0).astype(np.int64)
         if len(refused):
             veiled = veiled.filter(pa.array(refusals.reason < 0))

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
 from eventveil.schemas.errors import EventveilError, PolicyError, Problem, SchemaError
-from eventveil.transforms.batch import ORDER, WINDOW, Part, part_of, refused_batch, with_kind, with_part
+from eventveil.transforms.batch import ORDER, ROLL, WINDOW, Part, clock_of, part_of, refused_batch, with_kind, with_part
 from eventveil.transforms.beam.coder import RecordBatchCoder
 from eventveil.transforms.beam.guard import guarded
 from eventveil.transforms.compile import load_plan
@@ -34,6 +34,7 @@ from eventveil.transforms.nested import Column
 from eventveil.transforms.plan import POSITION, Plan
 from eventveil.transforms.seal import Sealing
 from eventveil.transforms.veil import Outcome
+from eventveil.transforms.windows import WindowRule
 
 __all__ = [
     "Anonymize",
@@ -52,6 +53,7 @@ __all__ = [
 REFUSED_TAG = "refused"
 VEILED_TAG = "veiled"
 _COUNTERS = "eventveil"
+LATEST = "eventveil latest"
 
 
 def count(name: str, number: int) -> None:
@@ -110,15 +112,20 @@ class DecodeEvents(beam.DoFn):
 
 
 class ApplyPolicy(beam.DoFn):
-    """Decoded batch -> veiled batch; what a rule refuses -> letters under the tag ``refused``."""
+    """Decoded batch -> veiled batch; what a rule refuses -> letters under the tag ``refused``.
 
-    def __init__(self, plan: Plan, policy: str, sealing: Sealing) -> None:
+    Args:
+        roll: the windows that files are rolled in, as for `Veil`.
+    """
+
+    def __init__(self, plan: Plan, policy: str, sealing: Sealing, roll: WindowRule | None = None) -> None:
         self._plan = plan
         self._policy = policy
         self._sealing = sealing
+        self._roll = roll
 
     def setup(self) -> None:
-        self._veil = self._plan.bind(load_keys(self._sealing.keys))
+        self._veil = self._plan.bind(load_keys(self._sealing.keys), self._roll)
         self._sealer = self._sealing.sealer()
 
     @guarded
@@ -126,8 +133,19 @@ class ApplyPolicy(beam.DoFn):
         part = part_of(decoded)
         positions = decoded.column("position")
         events: Column = decoded.column("event")
-        outcome = self._veil.apply(events, origin=part.origin if part else "", positions=positions, drift=_drift(decoded.column("drift")))
+        clock = clock_of(decoded)
+        outcome = self._veil.apply(
+            events,
+            origin=part.origin if part else "",
+            positions=positions,
+            drift=_drift(decoded.column("drift")),
+            clock=clock,
+            appended=decoded.column("appended") if "appended" in decoded.schema.names else None,
+        )
         self._count(outcome)
+        if part and clock.now is not None and outcome.latest is not None:
+            # A launcher that reads a stream in slices learns from it how far the stream has come.
+            Metrics.distribution(LATEST, f"{self._policy}|{part.origin}").update(outcome.latest)
         rows: Column = pa.array(outcome.refused_rows)
         refused = refused_batch(
             outcome.codes,
@@ -199,7 +217,7 @@ class PublishVeiled(beam.DoFn):
     @guarded
     def process(self, veiled: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         if veiled.num_rows:
-            visible = veiled.select([name for name in veiled.schema.names if name not in (ORDER, WINDOW)])
+            visible = veiled.select([name for name in veiled.schema.names if name not in (ORDER, WINDOW, ROLL)])
             if not self._keep_order:
                 visible = visible.take(_keyed_order(veiled.column(ORDER), visible))
             yield compact_batch(visible)
@@ -293,10 +311,10 @@ def decode(
 
 
 def veil(
-    decoded: beam.PCollection, plan: Plan, policy: str, sealing: Sealing, label: str = "ApplyPolicy"
+    decoded: beam.PCollection, plan: Plan, policy: str, sealing: Sealing, label: str = "ApplyPolicy", roll: WindowRule | None = None
 ) -> tuple[beam.PCollection, beam.PCollection]:
     """Decoded batches -> (veiled batches, letters)."""
-    return _two_outputs(decoded | label >> beam.ParDo(ApplyPolicy(plan, policy, sealing)).with_outputs(REFUSED_TAG, main=VEILED_TAG))
+    return _two_outputs(decoded | label >> beam.ParDo(ApplyPolicy(plan, policy, sealing, roll)).with_outputs(REFUSED_TAG, main=VEILED_TAG))
 
 
 def _two_outputs(outputs: Any) -> tuple[beam.PCollection, beam.PCollection]:
