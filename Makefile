@@ -1,7 +1,9 @@
-# `make` lists the targets. Needed: make, and Python 3.10 to 3.13 as $(PYTHON). Everything made lies under .venv, build and dist.
+# `make` lists the targets. Needed: make, and Python 3.10 to 3.13 as $(PYTHON). Everything made lies under .venv, build and dist;
+# only Kafka, which demo-live, soak and the live tests run on, is kept for all checkouts (deploy/local/README.md).
 
 PYTHON ?= python3
 ARGS   ?=
+SEEDS  ?= 5
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 DEV    := .venv/bin
@@ -15,22 +17,32 @@ FOLDERS := $(shell find schemas transforms pipeline -type d -not -name __pycache
 SOURCES := $(shell find schemas transforms pipeline -type f -not -name '*.pyc') setup.py MANIFEST.in README.md LICENSE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs dist clean
+.PHONY: help demo demo-live test faults soak check bench docs dist clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12   which interpreter the environments are made with"
 	@echo "  ARGS='-k noise -x'  further arguments, for pytest under test, for bench/run.py under bench"
+	@echo "  SEEDS=20            how often make faults goes through all of them"
 	@echo "  EVENTVEIL_DATA=...  folder of real records for the tests that read them; they are skipped without it"
 
 demo: build/stamps/core  ## shipping orders become anonymous events, shown before and after
 	@PATH="$(CURDIR)/$(DEV):$$PATH" examples/shipping_order/demo
 
+demo-live: build/stamps/live  ## a real Kafka, orders arriving for 20 s, windows of anonymous events as they appear; needs Java 17 and Maven
+	@PATH="$(CURDIR)/$(DEV):$$PATH" examples/shipping_order/demo-live
+
 test: build/stamps/tested-$(TAG)  ## the whole test suite, in an environment of its own, against the wheel built from the sdist
 	@echo "== testing $$($(TESTED)/python -c 'import eventveil.schemas as s; print(*s.__path__)')"
 	EVENTVEIL_TESTS_INSTALLED=1 $(TESTED)/pytest -p no:cacheprovider $(ARGS)
+
+faults: build/stamps/tested-$(TAG)  ## kill, stop and restart what takes part in a live job, with five seeds
+	EVENTVEIL_TESTS_INSTALLED=1 EVENTVEIL_SEEDS=$(SEEDS) $(TESTED)/pytest -p no:cacheprovider -m faults $(ARGS)
+
+soak: build/stamps/dev  ## a live job under load for minutes: events/s, memory, CPU, how late windows come
+	$(DEV)/python bench/soak.py $(ARGS)
 
 check: build/stamps/dev  ## lint, format, types, and whether the generated documents are up to date
 	$(DEV)/ruff check .
@@ -48,6 +60,7 @@ dist: build/stamps/dist  ## sdist, and the wheel built from it, under dist/
 	@ls -l dist
 
 clean:  ## remove everything that was made
+	deploy/local/down
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find schemas transforms pipeline tests bench docs examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -62,16 +75,20 @@ endef
 
 build/stamps/venv-$(TAG):
 	$(call new_venv,.venv)
-	@rm -f build/stamps/venv-3* build/stamps/core build/stamps/dev
+	@rm -f build/stamps/venv-3* build/stamps/core build/stamps/live build/stamps/dev
 	@mkdir -p $(@D) && touch $@
 
 build/stamps/core: build/stamps/venv-$(TAG) setup.py pyproject.toml $(FOLDERS)
 	$(DEV)/pip install -q -e . --config-settings editable_mode=strict
 	@touch $@
 
+build/stamps/live: build/stamps/venv-$(TAG) setup.py pyproject.toml $(FOLDERS)
+	$(DEV)/pip install -q -e '.[kafka]' --config-settings editable_mode=strict
+	@touch build/stamps/core $@
+
 build/stamps/dev: build/stamps/venv-$(TAG) setup.py pyproject.toml $(FOLDERS)
 	$(DEV)/pip install -q -e '.[dev]' --config-settings editable_mode=strict
-	@touch build/stamps/core $@
+	@touch build/stamps/core build/stamps/live $@
 
 build/stamps/venv-build:
 	$(call new_venv,build/venv-build)

@@ -25,7 +25,11 @@ DEPENDENCIES = [
     "rich>=15",  # progress and tables
     "tzdata>=2025.1",  # zoneinfo finds no time zones in slim images
 ]
+KAFKA = [
+    "confluent-kafka[schemaregistry]>=2.16",  # topics, read and written in C; fetches schemas from a registry; 2.16 was tried
+]
 DEV = [
+    *KAFKA,
     "build>=1.3",  # sdist and wheel, also in the test of the wheel
     "setuptools>=70.1",  # the test builds without isolation
     "pytest>=9",
@@ -57,7 +61,7 @@ setup(
     include_package_data=False,
     zip_safe=False,
     install_requires=DEPENDENCIES,
-    extras_require={"dev": DEV},
+    extras_require={"kafka": KAFKA, "dev": DEV},
     entry_points={"console_scripts": ["eventveil = eventveil.pipeline.cli.main:main"]},
     keywords=["anonymization", "pseudonymization", "privacy", "events", "streaming", "apache-beam"],
     classifiers=[

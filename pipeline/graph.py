@@ -1,56 +1,115 @@
-"""The one job graph: one read, N policies; what is refused leaves by one door, sealed."""
+"""The one job graph: one read, N policies; what is refused leaves by one door, sealed.
+
+A bounded job is this graph once, over all ranges. A job on a stream is this graph once per slice: what is read now, and, independent of
+it, the windows that are due.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import apache_beam as beam
 import pyarrow as pa
 
+from eventveil.pipeline.checkpoint.carry import SliceCarry
 from eventveil.pipeline.dead_letters.write import WriteLetters
-from eventveil.pipeline.prepare import FileJob, Variant
-from eventveil.pipeline.sinks.write import WriteParts
+from eventveil.pipeline.gate import Due, KeepOpen, ListDue, PublishDue
+from eventveil.pipeline.prepare import ReadyJob, Variant
+from eventveil.pipeline.sinks.files import FolderSink
+from eventveil.pipeline.sinks.write import WriteMessages, WriteParts
 from eventveil.pipeline.sources.files import Range
 from eventveil.pipeline.sources.read import ListRanges, ReadEvents
+from eventveil.transforms.batch import Clock
 from eventveil.transforms.beam.anonymize import decode, veil
 from eventveil.transforms.beam.split import split_by_type
 from eventveil.transforms.decode.reading import Reading
 
-__all__ = ["build"]
+if TYPE_CHECKING:
+    from eventveil.pipeline.sources.kafka import TopicRange
+
+__all__ = ["Work", "build"]
 
 
-def build(root: beam.Pipeline, job: FileJob) -> None:
-    """Add the job to a pipeline. Every transform is labelled, so that a job can be recognised and updated in place."""
-    ranges = root | "Start" >> beam.Impulse() | "ListRanges" >> beam.ParDo(ListRanges(job.ranges)).with_output_types(Range)
+@dataclass(frozen=True)
+class Work:
+    """What one pass over the graph does.
+
+    Attributes:
+        ranges: what is read. clock: how far the stream had come before.
+        carry: where gathered rows wait; None where none are gathered. due: the windows that are published.
+    """
+
+    ranges: Sequence[Range | TopicRange]
+    clock: Clock = Clock()
+    carry: SliceCarry | None = None
+    due: Sequence[Due] = ()
+
+
+def build(root: beam.Pipeline, job: ReadyJob, work: Work) -> None:
+    """Add one pass to a pipeline. Every transform is labelled, so that a job can be recognised and updated in place."""
+    if work.ranges:
+        _read(root, job, work)
+    if work.due:
+        due = root | "Tick" >> beam.Impulse() | "ListDue" >> beam.ParDo(ListDue(work.due)).with_output_types(Due)
+        publisher = PublishDue(job.variants, job.sealing.keys, job.max_window_bytes)
+        due | "SpreadDue" >> beam.Reshuffle() | "PublishDue" >> beam.ParDo(publisher).with_output_types(type(None))
+
+
+def _read(root: beam.Pipeline, job: ReadyJob, work: Work) -> None:
+    # Files or a topic: its client is an extra, so its type is not known here.
+    kind = type(work.ranges[0])
+    ranges = root | "Start" >> beam.Impulse() | "ListRanges" >> beam.ParDo(ListRanges(work.ranges)).with_output_types(kind)
     spread = ranges | "SpreadRanges" >> beam.Reshuffle()
-    reader = ReadEvents(job.batch_bytes, job.part_bytes, job.max_event_bytes)
+    reader = ReadEvents(job.batch_bytes, job.part_bytes, job.max_event_bytes, job.wants, work.clock)
     raw = spread | "ReadEvents" >> beam.ParDo(reader).with_output_types(pa.RecordBatch)
-    for kind, events in _by_type(raw, job).items():
-        for number, variants in enumerate(_sharing_a_schema(job.variants, kind)):
-            label = "/".join(str(one) for one in (kind, number or None) if one)
-            _treat(events, variants, job, f"/{label}" if label else "")
+    for name, events in _by_type(raw, job).items():
+        for number, variants in enumerate(_sharing_a_schema(job.variants, name)):
+            label = "/".join(str(one) for one in (name, number or None) if one)
+            _treat(events, variants, job, work, f"/{label}" if label else "")
 
 
-def _treat(events: beam.PCollection, variants: Sequence[Variant], job: FileJob, label: str) -> None:
+def _treat(events: beam.PCollection, variants: Sequence[Variant], job: ReadyJob, work: Work, label: str) -> None:
     """Decode once for all variants of one schema, then apply each policy."""
-    used = frozenset().union(*(variant.plan.used for variant in variants))
-    reading = Reading(variants[0].plan.schema, used, "json", job.max_event_bytes)
+    reading = reading_of(job, variants)
     policies = [(variant.name, variant.plan.digest) for variant in variants]
     decoded, undecodable = decode(events, reading, policies, job.sealing, f"DecodeEvents{label}")
     _keep_letters(undecodable, job, f"decoding{label}")
     for variant in variants:
-        veiled, unveilable = veil(decoded, variant.plan, variant.name, job.sealing, f"ApplyPolicy/{variant.name}")
-        writer = WriteParts(variant.sink, variant.plan.domain, job.sealing.keys)
-        veiled | f"WriteParts/{variant.name}" >> beam.ParDo(writer).with_output_types(type(None))
+        roll = variant.gathering.rule if variant.gathering is not None and not variant.gathering.released else None
+        veiled, unveilable = veil(decoded, variant.plan, variant.name, job.sealing, f"ApplyPolicy/{variant.name}", roll)
+        _write(veiled, variant, job, work)
         _keep_letters(unveilable, job, f"policy/{variant.name}")
 
 
-def _keep_letters(letters: beam.PCollection, job: FileJob, stage: str) -> None:
+def _write(veiled: beam.PCollection, variant: Variant, job: ReadyJob, work: Work) -> None:
+    if variant.gathering is not None:
+        assert work.carry is not None, "a pass over what is gathered has a place for it"
+        gate = KeepOpen(work.carry, variant.name, variant.gathering)
+        veiled | f"KeepOpen/{variant.name}" >> beam.ParDo(gate).with_output_types(type(None))
+    elif isinstance(variant.sink, FolderSink):
+        writer = WriteParts(variant.sink, variant.plan.domain, job.sealing.keys)
+        veiled | f"WriteParts/{variant.name}" >> beam.ParDo(writer).with_output_types(type(None))
+    else:
+        writer = WriteMessages(variant.sink, job.sealing.keys)
+        veiled | f"WriteMessages/{variant.name}" >> beam.ParDo(writer).with_output_types(type(None))
+
+
+def reading_of(job: ReadyJob, variants: Sequence[Variant]) -> Reading:
+    """What is decoded for variants of one schema: the leaves that any of them uses."""
+    plans = [variant.plan for variant in variants]
+    used = frozenset().union(*(plan.used for plan in plans))
+    stream = tuple(sorted({leaf for plan in plans for leaf in plan.stream}))
+    return Reading(plans[0].schema, used, job.format, job.max_event_bytes, stream, job.envelope, job.registry)
+
+
+def _keep_letters(letters: beam.PCollection, job: ReadyJob, stage: str) -> None:
     writer = WriteLetters(job.letters, stage, job.sealing.keys)
     letters | f"KeepRefused/{stage}" >> beam.ParDo(writer).with_output_types(type(None))
 
 
-def _by_type(raw: beam.PCollection, job: FileJob) -> dict[str, beam.PCollection]:
+def _by_type(raw: beam.PCollection, job: ReadyJob) -> dict[str, beam.PCollection]:
     """The events of each type that some policy is for; "" where events have one type only."""
     types = {variant.plan.event_type for variant in job.variants}
     if types == {None}:

@@ -1,4 +1,4 @@
-"""A job, made ready: policies compiled, keys loaded once to see that they are there, ranges listed, folders claimed.
+"""A job, made ready: policies compiled, keys loaded once to see that they are there, ranges listed or a stream looked at, outputs claimed.
 
 All that can be wrong is found here, before Beam is imported and anything is read or written.
 """
@@ -7,36 +7,84 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Any
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
 
 from eventveil.pipeline.dead_letters.store import LetterFolder
+from eventveil.pipeline.gathering import Gathering
 from eventveil.pipeline.sinks.files import FolderSink
 from eventveil.pipeline.sources.files import BATCH_BYTES, MAX_EVENT_BYTES, PART_BYTES, Range, list_ranges
+from eventveil.schemas.durations import Duration
 from eventveil.schemas.errors import EventveilError, KeyringError, PolicyError, Problem, SchemaError
-from eventveil.schemas.job import Job, VariantDoc, parse_job
+from eventveil.schemas.job import Job, RegistryDoc, VariantDoc, parse_job
+from eventveil.schemas.limits import StopWhen
 from eventveil.transforms.compile import load_plan
 from eventveil.transforms.keys.custodian import load_public
 from eventveil.transforms.keys.keyring import load_keys
 from eventveil.transforms.plan import Plan
 from eventveil.transforms.seal import Sealing
+from eventveil.transforms.windows import WindowRule
 
-__all__ = ["FileJob", "Variant", "job_of_flags", "policies_of", "prepare"]
+if TYPE_CHECKING:
+    from eventveil.pipeline.sinks.topic import TopicSink
+    from eventveil.pipeline.sources.stream import Stream
+
+__all__ = ["Live", "ReadyJob", "Variant", "job_of_flags", "policies_of", "prepare"]
+
+MAX_SLICE_BYTES = 64 << 20
+MAX_WINDOW_BYTES = 256 << 20
+_ROLL = Duration(1, "min")
+_SLICE_US = 1_000_000
+_IDLE_AFTER_US = 10_000_000
+_DAY_US = 86_400_000_000
+_STOP_WHEN = StopWhen(Fraction(5, 100), 600_000_000)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One recipient: a compiled policy and the folder its output goes to."""
+    """One recipient: a compiled policy, and where its output goes to.
+
+    Attributes:
+        gathering: the windows that its rows wait for; None: they leave at once.
+    """
 
     name: str
     plan: Plan
-    sink: FolderSink
+    sink: FolderSink | TopicSink
+    gathering: Gathering | None = None
 
 
 @dataclass(frozen=True)
-class FileJob:
-    """A job over files, ready to be built: everything is checked, listed and compiled."""
+class Live:
+    """What a job on a stream has beyond one on files. Lengths of time are in microseconds.
+
+    Attributes:
+        checkpoint: the folder that it remembers in how far it has come.
+        slice_us: a slice begins so often, if something is there. idle_after_us: a silent lane is idle from then on.
+        stop_when: how many events may be refused while it goes on; None: any number.
+        from_latest: without a checkpoint, begin with what comes now.
+    """
+
+    stream: Stream
+    checkpoint: str
+    slice_us: int
+    idle_after_us: int
+    max_slice_bytes: int
+    stop_when: StopWhen | None
+    from_latest: bool = False
+
+
+@dataclass(frozen=True)
+class ReadyJob:
+    """A job that is ready to be built: everything is checked, listed and compiled.
+
+    Attributes:
+        ranges: of bounded input. live: of a stream; one of the two is empty.
+        wants: what is read of a message beside its value.
+        max_window_bytes: what a release model may hold in memory to decide on one window.
+    """
 
     name: str
     ranges: tuple[Range, ...]
@@ -47,6 +95,17 @@ class FileJob:
     batch_bytes: int
     part_bytes: int
     max_event_bytes: int
+    live: Live | None = None
+    format: str = "json"
+    envelope: str | None = None
+    registry: RegistryDoc | None = None
+    wants: frozenset[str] = frozenset()
+    max_window_bytes: int = MAX_WINDOW_BYTES
+
+    @property
+    def gathers(self) -> bool:
+        """Whether rows of some variant wait for their window."""
+        return any(variant.gathering is not None for variant in self.variants)
 
 
 def job_of_flags(flags: Mapping[str, Any]) -> Job:
@@ -63,18 +122,32 @@ def job_of_flags(flags: Mapping[str, Any]) -> Job:
                 "name a job file, or give --policy, --input and --output",
             )
         )
-    output = {"uri": flags["output"], "format": flags.get("format"), "partition_by": flags.get("partition_by")}
-    output["compression"] = flags.get("compression")
+    output = {"uri": flags["output"], **{name: flags.get(name) for name in ("format", "partition_by", "compression", "key")}}
+    source = {"uri": list(flags["input"]), "format": flags.get("input_format")}
+    client = _client(flags.get("client") or ())
+    for place in (source, output):
+        if str(place["uri"]).startswith(("kafka://", "['kafka://")):
+            place["client"] = client or None
+            place["registry"] = {"url": flags["registry"]} if flags.get("registry") else None
     letters = {"uri": flags.get("dead_letters"), "custodian": flags.get("custodian")}
     document = {
         "job": "run",
-        "input": {"uri": list(flags["input"]), "format": flags.get("input_format")},
+        "input": source,
         "variants": [{"policy": flags["policy"], "output": output}],
         "dead_letters": letters if any(letters.values()) else None,
         **{name: flags.get(name) for name in ("keys", "allow_loss", "max_refused", "workers", "summary")},
+        **{name: flags.get(name) for name in ("checkpoint", "roll", "watch", "stop_when_refused", "metrics")},
     }
     # Braces of the shell's user are not the job file's.
     return parse_job(json.dumps(_given(document)).replace("${", "$${"), "")
+
+
+def _client(settings: Sequence[str]) -> dict[str, str]:
+    """Settings of a client, given as NAME=VALUE."""
+    found = dict(setting.partition("=")[::2] for setting in settings)
+    if any("=" not in setting for setting in settings) or len(found) < len(settings):
+        raise PolicyError(Problem("", 0, "EV120", "--client is no setting, or gives one twice", "write --client NAME=VALUE, each name once"))
+    return found
 
 
 def _given(value: Any) -> Any:
@@ -108,8 +181,8 @@ def policies_of(job: Job) -> tuple[list[str], list[Plan]]:
     return names, plans
 
 
-def prepare(job: Job) -> FileJob:
-    """Make a job ready to run: claims the output folders.
+def prepare(job: Job) -> ReadyJob:
+    """Make a job ready to run: claims the outputs.
 
     Raises:
         PolicyError, SchemaError: EV119 where refused events would be lost, and all that compile finds.
@@ -128,15 +201,23 @@ def prepare(job: Job) -> FileJob:
     keys = load_keys(job.keys)
     custodian = load_public(letters.custodian) if letters is not None else None
     part_bytes = job.part_bytes or PART_BYTES
-    ranges = list_ranges(job.input.uri, job.input.format, part_bytes, job.input.compression)
-    _check_apart(job, ranges)
-    variants = [Variant(name, plan, _sink(doc, plan, ranges[0].format, keys.id)) for name, doc, plan in zip(names, job.variants, plans)]
+    _check_windows(job, plans)
+    gatherings = [_gathering(job, name, doc, plan) for name, doc, plan in zip(names, job.variants, plans)]
+    ranges = [] if job.is_live else list_ranges(job.input.uri, job.input.format, part_bytes, job.input.compression)
+    _check_apart(job, [piece.path for piece in ranges])
+    live = _live(job) if job.is_live else None
+    input_format = (job.input.format or "jsonl") if job.is_live else ranges[0].format
+    variants = [
+        Variant(name, plan, _sink(job, doc, plan, input_format, keys.id, gathering), gathering)
+        for name, doc, plan, gathering in zip(names, job.variants, plans, gatherings)
+    ]
     folder = LetterFolder(letters.uri) if letters is not None else None
     for variant in variants:
         variant.sink.prepare()
     if folder is not None:
         folder.prepare()
-    return FileJob(
+    used = {leaf for plan in plans for leaf in plan.stream}
+    return ReadyJob(
         name=job.name,
         ranges=tuple(ranges),
         variants=tuple(variants),
@@ -146,20 +227,134 @@ def prepare(job: Job) -> FileJob:
         batch_bytes=job.batch_bytes or BATCH_BYTES,
         part_bytes=part_bytes,
         max_event_bytes=job.max_event_bytes or MAX_EVENT_BYTES,
+        live=live,
+        format="avro" if job.is_live and input_format == "avro" else "json",
+        envelope=job.input.envelope,
+        registry=job.input.registry,
+        wants=_wants(job, plans, used),
+        max_window_bytes=job.max_window_bytes or MAX_WINDOW_BYTES,
     )
 
 
-def _check_apart(job: Job, ranges: Sequence[Range]) -> None:
+def _live(job: Job) -> Live:
+    assert job.checkpoint is not None, "a job on a stream without one is refused when it is read"
+    stop = job.stop_when_refused or _STOP_WHEN
+    return Live(
+        stream=_stream(job),
+        checkpoint=job.checkpoint,
+        slice_us=_micros(job.slice, _SLICE_US),
+        idle_after_us=_micros(job.idle_after, _IDLE_AFTER_US),
+        max_slice_bytes=job.max_slice_bytes or MAX_SLICE_BYTES,
+        stop_when=None if stop.is_never else stop,
+        from_latest=job.input.stream is not None and job.input.stream.start == "latest",
+    )
+
+
+def _micros(length: Duration | None, default: int) -> int:
+    return default if length is None or length.fixed_us is None else length.fixed_us
+
+
+def _stream(job: Job) -> Stream:
+    address = job.input.stream
+    if address is None:
+        from eventveil.pipeline.sources.watch import WatchedFolders
+
+        return WatchedFolders(job.input.uri, job.input.format, job.part_bytes or PART_BYTES, job.input.compression)
+    from eventveil.pipeline.sources.kafka import Cluster, KafkaStream
+
+    cluster = Cluster(address.servers, job.input.client)
+    return KafkaStream(cluster, address.topics, address.group or f"eventveil-{job.name}", job.workers)
+
+
+def _wants(job: Job, plans: Sequence[Plan], used: Set[str]) -> frozenset[str]:
+    """What is read of a message beside its value and place."""
+    found = {name for name in ("key", "headers", "topic", "time") if any(leaf.partition(".")[0] == f"${name}" for leaf in used)}
+    if job.input.stream is not None and any(plan.event.times for plan in plans):
+        found.add("appended")
+    return frozenset(found)
+
+
+def _gathering(job: Job, name: str, doc: VariantDoc, plan: Plan) -> Gathering | None:
+    """What a variant's rows wait for: the release window of a release model, the roll of its files, or nothing."""
+    if plan.numbered:
+        assert plan.release_window is not None, "compile asks for a window where a release model needs one"
+        return Gathering(plan.release_window, plan.lateness_us, released=True)
+    if doc.output.stream is not None or (job.roll is None and not job.is_live):
+        return None
+    roll = job.roll or _ROLL
+    line = job.line_of("roll")
+    if not plan.event.times:
+        fact, remedy = f"{name} has no event time, and files of a stream are rolled by it", "name event.time in the policy; it may be $time"
+        raise SchemaError(Problem(job.file, line, "EV104", fact, remedy))
+    zone = plan.release_window.zone if plan.release_window is not None else "UTC"
+    rule = WindowRule(roll, zone)
+    release = None if plan.release_window is None else plan.release_window.duration
+    if release is not None and not _divides(roll, release, zone):
+        fact = f"roll: {roll} does not divide {name}'s release window of {release}"
+        raise SchemaError(Problem(job.file, line, "EV103", fact, "files of two windows must not mix: choose a divisor"))
+    return Gathering(rule, 0, released=False)
+
+
+def _divides(roll: Duration, release: Duration, zone: str) -> bool:
+    """Whether every window is made of whole rolls. In a zone whose days differ in length, whole hours always are a divisor of a day."""
+    if roll == release:
+        return True
+    small = roll.fixed_us
+    if small is None:
+        return False
+    if release.unit in ("s", "min", "h"):
+        return release.fixed_us is not None and release.fixed_us % small == 0
+    # Longer windows begin at local midnight; zones differ from UTC by multiples of a quarter of an hour today.
+    return _DAY_US % small == 0 if zone == "UTC" else 900_000_000 % small == 0
+
+
+def _check_windows(job: Job, plans: Sequence[Plan]) -> None:
+    """Values that are numbered together must wait for the same windows."""
+    seen: dict[tuple[str, str], Plan] = {}
+    problems = []
+    for plan in plans:
+        for one in plan.numbered:
+            first = seen.setdefault((plan.domain, one.class_), plan)
+            if (first.release_window, first.lateness_us) != (plan.release_window, plan.lateness_us):
+                fact = f"class {one.class_} is numbered in {first.name} and {plan.name}, whose windows or lateness differ"
+                problems.append(Problem(job.file, job.line_of("variants"), "EV208", fact, "give both the same, or name two classes"))
+    if problems:
+        raise SchemaError(problems)
+
+
+def _check_apart(job: Job, paths: Sequence[str]) -> None:
     """What a job writes must not be what its next run reads."""
+    address = job.input.stream
     for variant in job.variants:
+        topic = variant.output.stream
+        if topic is not None:
+            if address is not None and topic.topics[0] in address.topics and set(topic.servers.split(",")) & set(address.servers.split(",")):
+                fact = f"the output topic {topic.topics[0]} is input of this job"
+                raise PolicyError(Problem(job.file, 0, "EV120", fact, "choose a topic that is not read"))
+            continue
         folder = os.path.join(os.path.realpath(variant.output.uri.removeprefix("file://")), "")
-        if any(os.path.realpath(piece.path).startswith(folder) for piece in ranges):
+        if any(os.path.realpath(path).startswith(folder) for path in paths):
             fact = f"the output folder {variant.output.uri} holds input of this job"
             raise PolicyError(Problem(job.file, 0, "EV120", fact, "choose a folder that is not read"))
 
 
-def _sink(doc: VariantDoc, plan: Plan, input_format: str, keys_id: str) -> FolderSink:
+def _sink(
+    job: Job, doc: VariantDoc, plan: Plan, input_format: str, keys_id: str, gathering: Gathering | None
+) -> FolderSink | TopicSink:
     output_format = doc.output.format or input_format
+    provenance = {
+        "policy": plan.name,
+        "version": str(plan.version),
+        "digest": plan.digest,
+        "domain": plan.domain,
+        "keys": keys_id,
+        "eventveil": "1",
+    }
+    if doc.output.stream is not None:
+        from eventveil.pipeline.sinks.topic import topic_sink
+
+        return topic_sink(doc.output, plan, output_format, provenance)
+    output_format = "jsonl" if output_format == "json" else output_format
     if output_format == "avro":
         # Avro names are stricter than a policy's: found before the job, not by its first part.
         from eventveil.transforms.encode.avro_events import output_avro_schema
@@ -175,16 +370,10 @@ def _sink(doc: VariantDoc, plan: Plan, input_format: str, keys_id: str) -> Folde
     return FolderSink(
         folder=doc.output.uri,
         format=output_format,  # type: ignore[arg-type]
-        provenance={
-            "policy": plan.name,
-            "version": str(plan.version),
-            "digest": plan.digest,
-            "domain": plan.domain,
-            "keys": keys_id,
-            "eventveil": "1",
-        },
+        provenance=provenance,
         name="event",
         partition_by_window=by_window,
+        layout="parts" if gathering is None else "windows",
         compression=None if doc.output.compression == "none" else doc.output.compression,
         order="keep" if plan.keep_order else "keyed",
         zone=window.zone if window is not None else "UTC",

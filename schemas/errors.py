@@ -227,6 +227,7 @@ CODES = MappingProxyType(
             "a window was published with another content",
             "The first one stands; whatever came later was kept sealed. Two versions of one window would show their difference.",
         ),
+        "EV417": ("the address for metrics cannot be used", "Name another with --metrics: a free port of this machine."),
         # 5xx: one event refused, at run time; `code` and known path only
         "EV501": ("not one JSON object", "The producer wrote something that is not one complete JSON object on one line."),
         "EV502": ("a value has another type than the schema says", "Correct the producer or the schema."),

@@ -7,17 +7,17 @@ what their parameters mean is not known here.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationError, WithJsonSchema, model_validator
 
-from eventveil.schemas.document import Mapping, kind, line_at, parse_document, place, read_document_text, shorten, shown
+from eventveil.schemas._rules import LATER, STREAM_PATHS, Chains, RuleDoc, StepDoc, canonical_chain, parse_chain, read_rules
+from eventveil.schemas.document import Mapping, kind, line_at, parse_document, read_document_text, shown
 from eventveil.schemas.durations import Duration
 from eventveil.schemas.errors import PolicyError, Problem
-from eventveil.schemas.events.paths import EACH, Path, parse_path
+from eventveil.schemas.events.paths import EACH, is_of_stream, is_stream_leaf, parse_path
 from eventveil.schemas.grammar import Form, Later, Name, Text, Zone, empties, explain, form_of, published
 
 __all__ = [
@@ -41,67 +41,15 @@ __all__ = [
 
 Scalar: TypeAlias = bool | int | float | str
 
-LATER: frozenset[str] = frozenset(
-    {
-        "at_most",
-        "count",
-        "encode",
-        "encrypt",
-        "fake",
-        "grid",
-        "label",
-        "redact",
-        "release",
-        "share",
-        "shuffle",
-        "tokenize",
-        "url",
-        "user_agent",
-    }
-)
-"""Operators that the language names already, and that this version does not have."""
-
 POSITION = "$position"
 """As `event.id`: where the event came from, for events that carry no id."""
 
-_STREAM_FIELD = re.compile(r"\$(key|headers|topic|time)(?![A-Za-z0-9_$-])")
-_SHAPES = ("rename", "move")
-_LAST = ("into", "release")
-_DEEPEST_INTO = 8
 _DAY_US = 86_400_000_000
 _MOST_YEARS = 1_000
 _OF_A_CLOCK = ("s", "min", "h")
 
 
 # --- what a policy says -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class StepDoc:
-    """One operator of a chain, as written.
-
-    Attributes:
-        given: None for a bare word, a mapping of parameters, or the bare value of the one required parameter.
-    """
-
-    name: str
-    given: Any
-    line: int
-
-
-@dataclass(frozen=True)
-class RuleDoc:
-    """One entry of `fields`.
-
-    Attributes:
-        text: the key as written.
-        paths: the places it is for: one, or the two of ``before|after.email``.
-    """
-
-    text: str
-    paths: tuple[Path, ...]
-    steps: tuple[StepDoc, ...]
-    line: int
 
 
 class RecipientDoc(Form):
@@ -144,7 +92,7 @@ class SubjectDoc:
 
 @dataclass(frozen=True)
 class TypeDoc:
-    """Which events the policy is for."""
+    """Which events the policy is for: those of which `field` is `is_`. It may be a header, as ``$headers.name``, or ``$topic``."""
 
     field: str
     is_: str
@@ -186,6 +134,7 @@ class Policy:
     allowed_lateness: Duration | None
     unknown_fields: Literal["drop", "refuse"]
     order: Literal["keyed", "keep"]
+    tombstones: Literal["drop"]
     rules: tuple[RuleDoc, ...]
     file: str = field(compare=False)
     text: str = field(compare=False, repr=False)
@@ -227,7 +176,7 @@ class Policy:
                 "allowed_lateness": self.allowed_lateness and str(self.allowed_lateness),
                 "unknown_fields": self.unknown_fields,
                 "order": self.order,
-                "fields": {rule.text: _canonical_chain(rule.steps) for rule in self.rules},
+                "fields": {rule.text: canonical_chain(rule.steps) for rule in self.rules},
             },
             ensure_ascii=False,
             allow_nan=False,
@@ -236,26 +185,17 @@ class Policy:
         )
 
 
-def _canonical_chain(steps: tuple[StepDoc, ...]) -> list[list[Any]]:
-    return [
-        [step.name, {name: _canonical_chain(_Chains("").read(rule, "", 0)) for name, rule in step.given.items()}]
-        if step.name == "into"
-        else [step.name, step.given]
-        for step in steps
-    ]
-
-
 # --- its grammar, but for the rules -------------------------------------------------------------------------------------------
 
 
 def _check_event_path(text: str) -> str:
     if not text.strip():
         raise ValueError("EV107")
-    if _STREAM_FIELD.match(text):
-        raise ValueError("EV111 fields of a stream are not available yet: write a field of the event")
     path = parse_path(text)
     if path is None or text == POSITION:
         raise ValueError("EV110 not a path: write it as a.b or a{key}")
+    if is_of_stream(path) and not is_stream_leaf(path):
+        raise ValueError(f"EV110 not a path: {STREAM_PATHS}")
     if path.star or EACH in path.steps:
         raise ValueError("EV110 this path may name many values: write the path of one value per event")
     return text
@@ -284,6 +224,12 @@ def _check_any(entries: dict[str, Any]) -> dict[str, Any]:
     if not entries:
         raise ValueError("EV107")
     return entries
+
+
+def _later_tombstones(value: Any) -> Any:
+    if value == "pass_key":
+        raise ValueError("EV111 not available yet: write drop, or leave it out")
+    return value
 
 
 def _later_life(value: Any) -> Any:
@@ -335,17 +281,32 @@ class SubjectForm(Form):
         return SubjectDoc(_tuple(self.paths), False, self.missing)
 
 
+def _check_header(text: str) -> str:
+    path = parse_path(f"$headers.{text}")
+    if path is None or path.steps != ("$headers", text):
+        raise ValueError("EV103 no name of a header: write it without brackets and stars")
+    return text
+
+
 class TypeForm(Form):
     field: _EventPath | None = Field(default=None, description="the path of the event's type")
-    header: Later = None
-    topic: Later = None
+    header: Annotated[Text, AfterValidator(_check_header)] | None = Field(
+        default=None, description="the header that names the event's type"
+    )
+    topic: Literal[True] | None = Field(default=None, description="true: the topic is the event's type")
     is_: Text = Field(alias="is", description="the type that this policy is for")
 
     @model_validator(mode="after")
-    def _check_field(self) -> TypeForm:
-        if self.field is None:
-            raise ValueError("EV104 the field of the type is missing: write {field: path, is: type}")
+    def _check_one(self) -> TypeForm:
+        named = [name for name in ("field", "header", "topic") if getattr(self, name) is not None]
+        if not named:
+            raise ValueError("EV104 the field of the type is missing: write {field: path, is: type}, header: name, or topic: true")
+        if len(named) > 1:
+            raise ValueError(f"EV103 both {named[0]} and {named[1]} name the type: write one of them")
         return self
+
+    def settled(self) -> TypeDoc:
+        return TypeDoc("$topic" if self.topic else f"$headers.{self.header}" if self.field is None else self.field, self.is_)
 
 
 class EventForm(Form):
@@ -456,7 +417,9 @@ class PolicyForm(Form):
     )
     order: Literal["keyed", "keep"] = Field(default="keyed", description="the order of rows that are written together")
     release: Later = None
-    tombstones: Later = None
+    tombstones: Annotated[Literal["drop"], BeforeValidator(_later_tombstones)] = Field(
+        "drop", description="what happens to a message without a value: drop counts it, and it leaves no trace"
+    )
     fields: dict[str, Any] = Field(description="a rule for every leaf of the event schema")
 
 
@@ -508,7 +471,7 @@ def parse_policy(text: str | bytes, file: str) -> Policy:
 def read_policy(text: str | bytes, file: str) -> Reading:
     """As `parse_policy`, but hands the problems over. Raises PolicyError only where the document has no syntax to go by."""
     document = parse_document(text, file)
-    chains = _Chains(file)
+    chains = Chains(file)
     form: PolicyForm | None = None
     try:
         form = PolicyForm.model_validate(document)
@@ -516,7 +479,7 @@ def read_policy(text: str | bytes, file: str) -> Reading:
         chains.problems += explain(error, PolicyForm, document, file)
     header = {key: value for key, value in document.items() if key != "fields"}
     chains.problems += empties(Mapping(header, document.line, document.lines), file)
-    rules = _read_rules(document, chains)
+    rules = read_rules(document, chains)
     if form is not None and form.window is not None and form.event.time is None:
         fact = "a window is named, and no event.time that falls into it"
         chains.problems.append(Problem(file, document.lines.get("window", 0), "EV104", fact, "add event.time"))
@@ -524,21 +487,6 @@ def read_policy(text: str | bytes, file: str) -> Reading:
     if form is not None and not chains.problems:
         policy = _settled(form, rules, document, text.decode("utf-8") if isinstance(text, bytes) else text, file)
     return Reading(policy, rules, tuple(sorted(set(chains.problems))))
-
-
-def parse_chain(value: Any, path_text: str, line: int, file: str) -> tuple[StepDoc, ...]:
-    """Read a rule's value: an operator, one with parameters, or a list of those.
-
-    Args:
-        path_text: where it stands, for messages, as ``fields.card``; line: the line of its key.
-
-    Raises PolicyError with everything that is wrong (EV103 EV107 EV108 EV111 EV113).
-    """
-    chains = _Chains(file)
-    steps = chains.read(value, path_text, line)
-    if chains.problems:
-        raise PolicyError(chains.problems)
-    return steps
 
 
 def _tuple(paths: Any) -> tuple[str, ...]:
@@ -557,138 +505,16 @@ def _settled(form: PolicyForm, rules: tuple[RuleDoc, ...], document: Mapping, te
         time=None if time is None else time.settled() if isinstance(time, TimeForm) else TimeDoc(_tuple(time)),
         id=() if event.id is None else _tuple(event.id),
         subject=None if subject is None else subject.settled() if isinstance(subject, SubjectForm) else SubjectDoc(_tuple(subject)),
-        type=None if event.type is None or event.type.field is None else TypeDoc(event.type.field, event.type.is_),
+        type=None if event.type is None else event.type.settled(),
         only_if=tuple((path, tuple(values)) for path, values in (event.only_if or {}).items()),
         max_ahead=event.max_ahead,
         window=WindowDoc() if window is None else WindowDoc(window, window) if isinstance(window, Duration) else window.settled(),
         allowed_lateness=form.allowed_lateness,
         unknown_fields=form.unknown_fields,
         order=form.order,
+        tombstones=form.tombstones,
         rules=rules,
         file=file,
         text=text,
         document=document,
     )
-
-
-def _read_rules(document: Mapping, chains: _Chains) -> tuple[RuleDoc, ...]:
-    fields = document.get("fields")
-    if not isinstance(fields, Mapping):
-        return ()  # missing or of another kind: the grammar has said so
-    if not fields:
-        chains.add(document.lines.get("fields", 0), "EV107", "fields is empty", "write a rule for every leaf of the event schema")
-    rules: list[RuleDoc] = []
-    for text, value in fields.items():
-        line = fields.lines.get(text, 0)
-        paths = _rule_paths(text, line, chains)
-        before = len(chains.problems)
-        steps = chains.read(value, place([text], "fields"), line)
-        if paths and len(chains.problems) == before:
-            rules.append(RuleDoc(text, paths, steps, line))
-    return tuple(rules)
-
-
-def _rule_paths(text: str, line: int, chains: _Chains) -> tuple[Path, ...]:
-    """The places a rule's key names; none where it is wrong."""
-    if _STREAM_FIELD.match(text):
-        chains.add(line, "EV111", f"fields.{shorten(text)}: fields of a stream are not available yet", "remove the rule")
-        return ()
-    first = re.match(r"[^.\[{]*", text)
-    names = first[0].split("|") if first else [text]
-    rest = text[len(first[0]) :] if first else ""
-    paths = tuple(path for name in names if (path := parse_path(name + rest)) is not None)
-    if len(paths) != len(names) or len(names) > 2 or len(set(names)) != len(names):
-        remedy = "write paths as a.b, a[].b, a[], a{key}, before|after.a; `.*` only at the end"
-        chains.add(line, "EV110", f"'{shorten(text)}' in fields is not a path", remedy)
-        return ()
-    return paths
-
-
-class _Chains:
-    """Reads the values of rules and gathers what is wrong with them."""
-
-    def __init__(self, file: str) -> None:
-        self.file = file
-        self.problems: list[Problem] = []
-
-    def add(self, line: int, code: str, fact: str, remedy: str) -> None:
-        self.problems.append(Problem(self.file, line, code, fact, remedy))
-
-    def read(self, value: Any, at: str, line: int, depth: int = 0) -> tuple[StepDoc, ...]:
-        if not isinstance(value, list):
-            step = self._step(value, at, line, depth)
-            return () if step is None else (step,)
-        if not value:
-            self.add(line, "EV107", f"{at} is empty", "write an operator; to remove the field write `drop`")
-        steps = []
-        for number, item in enumerate(value):
-            here = place([number], at)
-            step_line = line_at(value, [number], line)
-            if isinstance(item, list):
-                self.add(step_line, "EV103", f"{here} is a list in a list", "write one list of operators")
-            elif (step := self._step(item, here, step_line, depth)) is not None:
-                steps.append(step)
-        self._check_order(steps, at)
-        return tuple(steps)
-
-    def _step(self, value: Any, at: str, line: int, depth: int) -> StepDoc | None:
-        if value is None or value == "" or value == {}:
-            self.add(line, "EV107", f"{at} is empty", "write an operator; to remove the field write `drop`")
-            return None
-        name, given = value, None
-        if isinstance(value, dict):
-            if len(value) > 1:
-                words = ", ".join(f"{{{shorten(word, 20)}: ...}}" for word in list(value)[:3])
-                self.add(line, "EV103", f"{at} holds {len(value)} operators in one mapping", f"write a list, in the order meant: [{words}]")
-                return None
-            name, given = next(iter(value.items()))
-            line = line_at(value, [name], line)
-        if not isinstance(name, str):
-            remedy = "write an operator; for a fixed value write {replace: {with: ...}}"
-            self.add(line, "EV108", f"{at} must be an operator, not {shown(name)}", remedy)
-            return None
-        if name in LATER:
-            self.add(line, "EV111", f"operator '{name}' in {at} is not available yet", "use another operator, or drop the field")
-            return None
-        if isinstance(value, dict):
-            self._check_given(name, value, at, line, depth)
-        return StepDoc(name, given, line)
-
-    def _check_given(self, name: str, written: dict[str, Any], at: str, line: int, depth: int) -> None:
-        given = written[name]
-        self.problems += empties(written, self.file, at=at, line=line)
-        if name == "renumber" and isinstance(given, dict) and given.get("scope") == "window":
-            here = line_at(given, ["scope"], line)
-            self.add(here, "EV111", f"{place([name], at)}.scope: window is not available yet", "write event")
-        if name == "into" and given is not None:
-            self._check_branches(given, place([name], at), line, depth)
-
-    def _check_branches(self, given: Any, at: str, line: int, depth: int) -> None:
-        if not isinstance(given, dict):
-            self.add(line, "EV103", f"{at} must be a mapping, not {shown(given)}", "write {name: rule} for every field to be written")
-        elif not given:
-            self.add(line, "EV107", f"{at} is empty", "write {name: rule} for every field to be written")
-        elif depth == _DEEPEST_INTO:
-            self.add(line, "EV103", f"{at} stands more than {_DEEPEST_INTO} deep", "write it flatter")
-        else:
-            for name, rule in given.items():
-                if rule is not None:  # found empty already
-                    self.read(rule, place([name], at), line_at(given, [name], line), depth + 1)
-
-    def _check_order(self, steps: list[StepDoc], at: str) -> None:
-        shaped: StepDoc | None = None
-        for number, step in enumerate(steps):
-            if step.name == "drop" and len(steps) > 1:
-                self.add(step.line, "EV113", f"drop stands in a chain in {at}", "drop stands alone: remove it, or all the others")
-            if step.name in _LAST and number + 1 < len(steps):
-                follower = shorten(steps[number + 1].name)
-                self.add(
-                    steps[number + 1].line, "EV113", f"'{follower}' follows {step.name} in {at}", f"{step.name} ends a chain: put it last"
-                )
-            if any(step.name == other.name for other in steps[:number]) and step.name in _SHAPES:
-                self.add(step.line, "EV113", f"'{step.name}' stands twice in {at}", "write it once")
-            if step.name in _SHAPES:
-                shaped = step
-            elif shaped is not None and step.name != "drop":
-                remedy = f"rename and move follow the operators on values: put {shaped.name} last"
-                self.add(step.line, "EV113", f"'{shorten(step.name)}' follows {shaped.name} in {at}", remedy)

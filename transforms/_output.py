@@ -30,6 +30,8 @@ class Emitted:
     operators: tuple[str, ...]
     discloses: str
     line: int
+    stands_in: pa.DataType | None = None
+    class_: str = ""
 
 
 class Output:
@@ -122,7 +124,7 @@ class Output:
 
     def _draw(self, tree: Any, at: Steps, nodes: Mapping[Steps, list[Place]]) -> OutNode:
         if isinstance(tree, Emitted):
-            return OutLeaf(tree.slot, tree.type, tree.nullable)
+            return OutLeaf(tree.slot, tree.stands_in or tree.type, tree.nullable)
         sources = [place for place in nodes.get(at, ()) if place.steps and self._survives(place)]
         if len(sources) > 1:
             places = ", ".join(map(str, sources))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
 
@@ -26,7 +27,7 @@ from eventveil.transforms._event_access import EventFields, event_steps
 from eventveil.transforms._output import Emitted, Output
 from eventveil.transforms._places import Place, Steps, list_of, names_of, narrowed, walk, within
 from eventveil.transforms.keys.canonical import canonical_tag
-from eventveil.transforms.plan import Apply, KeyRequest, OutputField, Plan, Step, Together
+from eventveil.transforms.plan import Apply, KeyRequest, Numbered, OutputField, Plan, Step, Together
 from eventveil.transforms.registry import GroupOperator, Operator, Setting
 from eventveil.transforms.windows import WindowRule
 
@@ -34,6 +35,7 @@ __all__ = ["compile_policy", "load_plan"]
 
 FORMAT_VERSION = 1
 _INSTANT = pa.timestamp("us", "UTC")
+_ONLY_SHAPES = "the number is there when the window closes: only rename and move may follow"
 
 
 def load_plan(policy_file: str | FilePath) -> Plan:
@@ -97,6 +99,7 @@ class _Compiler:
         self.slots = 0
         self.classes: dict[str, list[tuple[str, str, int]]] = {}
         self.stable: dict[str, int] = {}
+        self.numbered: dict[str, dict[bool, tuple[str, int]]] = {}
         self.needs_subject = False
 
     # -- problems ---------------------------------------------------------------------------------------------------
@@ -151,6 +154,7 @@ class _Compiler:
             ),
             warnings=tuple(self.warnings),
             needs_subject=self.needs_subject,
+            numbered=tuple(Numbered(one.location, one.class_) for one in self.output.emitted if one.stands_in is not None),
             event_type=(self.policy.type.field, self.policy.type.is_) if self.policy.type else None,
         )
 
@@ -207,6 +211,9 @@ class _Compiler:
         if len(cut) > 1 or (cut and target is self.then):
             self.fail("EV113", f"{label} numbers its values twice", "remove one of the two", chain.line)
             return
+        if chain.branches is not None and _awaiting(steps)[0] is not None:
+            self.fail("EV113", f"{label} is taken apart behind renumber within the window", _ONLY_SHAPES, chain.line)
+            return
         final = None if chain.branches is not None else zone
         if cut:
             lead, group, tail = steps[: cut[0]], steps[cut[0]], steps[cut[0] + 1 :]
@@ -240,7 +247,9 @@ class _Compiler:
             output = pa.timestamp("us") if zone is not None else result
             words = tuple(operator.name for operator in used)
             says = "; ".join(dict.fromkeys(operator.discloses() for operator in used if operator.covers))
-            self.output.emitted.append(Emitted(location, level, slot, output, nullable or place.above, str(place), words, says, chain.line))
+            above = nullable or place.above
+            emitted = Emitted(location, level, slot, output, above, str(place), words, says, chain.line, *_awaiting(steps))
+            self.output.emitted.append(emitted)
 
     def _branches(
         self,
@@ -299,6 +308,9 @@ class _Compiler:
             if pa.types.is_struct(given):
                 self.fail("EV113", f"{operator.name} stands behind parse in {label}", "after parse say into: {name: rule, ...}", line)
                 return None
+            if _awaiting(steps)[0] is not None:
+                self.fail("EV113", f"{operator.name} stands behind renumber within the window in {label}", _ONLY_SHAPES, line)
+                return None
             result = operator.returns(given)
             if result is None:
                 self.fail("EV207", f"{operator.name} does not accept {given}, in {label}", line=line)
@@ -316,6 +328,8 @@ class _Compiler:
             class_ = getattr(settled, "class_", None)
             if class_ is not None:
                 self.classes.setdefault(class_, []).append((canonical_tag(given), label, line))
+                if settled.name == "renumber":
+                    self.numbered.setdefault(class_, {}).setdefault(settled.stands_in is not None, (label, line))
                 if getattr(settled, "stable", None) is not None:
                     self.stable.setdefault(class_, line)
             request = None
@@ -353,6 +367,11 @@ class _Compiler:
             if len({tag for tag, _, _ in uses}) > 1:
                 places = ", ".join(dict.fromkeys(label for _, label, _ in uses))
                 self.fail("EV208", f"class {name} is used for fields of different types: {places}", line=uses[-1][2])
+        for name, scopes in self.numbered.items():
+            if len(scopes) > 1:
+                (in_event, _), (in_window, line) = scopes[False], scopes[True]
+                fact = f"class {name} is numbered within the event in {in_event} and within the window in {in_window}"
+                self.fail("EV217", fact, "write one scope for both, or name two classes", line)
         subjects = {f"fields.{path}" for path in (self.policy.subject.paths if self.policy.subject else ())}
         for name, line in self.stable.items():
             if any(label in subjects or label.split(".into.")[0] in subjects for _, label, _ in self.classes[name]):
@@ -361,6 +380,12 @@ class _Compiler:
     def _slot(self) -> int:
         self.slots += 1
         return self.slots - 1
+
+
+def _awaiting(steps: Sequence[Step]) -> tuple[pa.DataType | None, str]:
+    """Of a chain whose result is only there when the window closes: what stands in until then, and its class."""
+    last = steps[-1].operator if steps else None
+    return (None, "") if last is None or last.stands_in is None else (last.stands_in, getattr(last, "class_", ""))
 
 
 def _record_of(place: Place) -> Steps | None:

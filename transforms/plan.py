@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
+from eventveil.schemas.events.paths import EACH
 from eventveil.schemas.events.tree import EventSchema
 from eventveil.transforms.batch import ORDER, WINDOW
 from eventveil.transforms.keys.derive import Keys
@@ -134,19 +136,24 @@ class Plan:
     max_ahead_us: int = 3_600_000_000
     lateness_us: int = 0
     numbered: tuple[Numbered, ...] = ()
+    stream: tuple[str, ...] = ()
 
     @property
     def output_schema(self) -> pa.Schema:
         """The schema of what leaves."""
-        return pa.schema([pa.field(name, node.type, node.nullable) for name, node in self.output.fields])
+        fields: list[Any] = [pa.field(name, node.type, node.nullable) for name, node in self.output.fields]
+        for one in self.numbered:
+            fields = _with_numbers(fields, one.location)
+        return pa.schema(fields)
 
     @property
     def veiled_schema(self) -> pa.Schema:
-        """The output's schema with the internal columns that a sink removes."""
+        """The schema of veiled batches: digests where numbers will stand, and the internal columns that a sink removes."""
+        columns: list[Any] = [pa.field(name, node.type, node.nullable) for name, node in self.output.fields]
         extra: list[Any] = [pa.field(ORDER, pa.binary(16), nullable=False)]
         if self.release_window is not None:
             extra.append(pa.field(WINDOW, pa.int64(), nullable=False))
-        return pa.schema([*self.output_schema, *extra])
+        return pa.schema([*columns, *extra])
 
     @property
     def rules(self) -> tuple[str, ...]:
@@ -164,3 +171,16 @@ class Plan:
         from eventveil.transforms.veil import Veil
 
         return Veil(self, keys.domain(self.domain), roll)
+
+
+def _with_numbers(fields: Sequence[Any], location: tuple[str, ...]) -> list[Any]:
+    """Fields of the output, the leaf at `location` as the number that it leaves as."""
+    return [one.with_type(_type_with_numbers(one.type, location[1:])) if one.name == location[0] else one for one in fields]
+
+
+def _type_with_numbers(kind: Any, location: tuple[str, ...]) -> pa.DataType:
+    if not location:
+        return pa.int64()
+    if location[0] == EACH:
+        return pa.list_(kind.value_field.with_type(_type_with_numbers(kind.value_type, location[1:])))
+    return pa.struct(_with_numbers(list(kind), location))

@@ -55,20 +55,22 @@ class Operator(BaseModel):
 
     Class attributes:
         short: the one required parameter, so that `floor: 1min` may be written for `floor: {size: 1min}`.
-        purpose: which sub-key it needs: "pseudonym" or "noise"; None if none.
+        purpose: which sub-key it needs: "pseudonym", "noise" or "renumber"; None if none.
         may_return_input: whether a non-empty value may leave as it came (conformance suite).
         refusals: the codes it may refuse values with.
         covers: whether it says what happens to the value; false for what only prepares it (cast, parse, normalize).
+        stands_in: the type of what `apply` writes, where the window's end turns it into what `returns` promises; None: `returns`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True, defer_build=True)
 
     name: ClassVar[str] = ""
     short: ClassVar[str | None] = None
-    purpose: ClassVar[Literal["pseudonym", "noise"] | None] = None
+    purpose: ClassVar[Literal["pseudonym", "noise", "renumber"] | None] = None
     may_return_input: ClassVar[bool] = False
     refusals: ClassVar[tuple[str, ...]] = ()
     covers: ClassVar[bool] = True
+    stands_in: ClassVar[pa.DataType | None] = None
 
     def returns(self, given: pa.DataType) -> pa.DataType | None:
         """The type of the result; None where `given` is not accepted."""

@@ -373,7 +373,7 @@ class Veil:
         if batch.release_ids is not None:
             order = _fixed(batch.release_ids)
         else:
-            plain = pa.RecordBatch.from_arrays(arrays, schema=plan.output_schema)
+            plain = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(list(plan.veiled_schema)[: len(arrays)]))
             order = _fixed(macs("blake2b", [self._order], None, encode_json(plain).cast(pa.binary()), 16))
         arrays.append(order)
         if batch.window_start is not None:

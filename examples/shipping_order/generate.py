@@ -63,13 +63,11 @@ def price(cents: int, currency: str) -> str:
     return f"{cents // 100}{f'.{cents % 100:02d}' if cents % 100 else ''} {currency}"
 
 
-def orders() -> list[dict[str, Any]]:
-    """The article's order, then invented ones in the order of their time, over three days."""
-    rng = random.Random(SEED)
-    customers = []
-    for _ in range(60):
+def customers(rng: random.Random, count: int = 60) -> list[dict[str, Any]]:
+    made = []
+    for _ in range(count):
         country, digits, streets = rng.choice(PLACES)
-        customers.append(
+        made.append(
             {
                 "country": country,
                 "zip": "".join(rng.choices("0123456789", k=digits)),
@@ -77,26 +75,35 @@ def orders() -> list[dict[str, Any]]:
                 "to": f"{rng.choice(LAST)} {rng.choice(FIRST)}",
             }
         )
+    return made
+
+
+def order(rng: random.Random, buyers: list[dict[str, Any]], id_: str, time: str) -> dict[str, Any]:
+    currency = rng.choice(("EUR", "EUR", "EUR", "EUR", "USD", "PLN"))
+    return {
+        "tenant": rng.choice(TENANTS),
+        "id": id_,
+        "time": time,
+        "status": rng.choice(STATUSES),
+        "shipping": {**rng.choice(buyers), "carrier": rng.choice(CARRIERS)},
+        "products": [
+            {"id": sku, "name": name, "quantity": min(40, 1 + int(rng.expovariate(0.5))), "price": price(cents, currency)}
+            for sku, name, cents in rng.sample(PRODUCTS, k=rng.choice((1, 1, 2, 2, 3, 4)))
+        ],
+    }
+
+
+def orders() -> list[dict[str, Any]]:
+    """The article's order, then invented ones in the order of their time, over three days."""
+    rng = random.Random(SEED)
+    buyers = customers(rng)
     start = datetime.fromisoformat("2014-09-04T23:00:00")
-    times = sorted(rng.randrange(3 * 24 * 3600) for _ in range(COUNT - 1))
-    events = [ARTICLE]
-    for number, seconds in enumerate(times, start=335):
-        time = start + timedelta(seconds=seconds)
-        currency = rng.choice(("EUR", "EUR", "EUR", "EUR", "USD", "PLN"))
-        events.append(
-            {
-                "tenant": rng.choice(TENANTS),
-                "id": f"contsco-{time:%Y-%m-%d}-{number:04d}",
-                "time": time.isoformat(),
-                "status": rng.choice(STATUSES),
-                "shipping": {**rng.choice(customers), "carrier": rng.choice(CARRIERS)},
-                "products": [
-                    {"id": id_, "name": name, "quantity": min(40, 1 + int(rng.expovariate(0.5))), "price": price(cents, currency)}
-                    for id_, name, cents in rng.sample(PRODUCTS, k=rng.choice((1, 1, 2, 2, 3, 4)))
-                ],
-            }
-        )
-    return events
+    seconds = sorted(rng.randrange(3 * 24 * 3600) for _ in range(COUNT - 1))
+    times = [start + timedelta(seconds=one) for one in seconds]
+    return [
+        ARTICLE,
+        *(order(rng, buyers, f"contsco-{time:%Y-%m-%d}-{number:04d}", time.isoformat()) for number, time in enumerate(times, start=335)),
+    ]
 
 
 if __name__ == "__main__":

@@ -79,6 +79,7 @@ Texts = Optional[list[str]]  # noqa: UP045
 Number = Optional[int]  # noqa: UP045
 
 _INPUT = "A file, a folder or a pattern in quotes; may be given several times."
+_SOURCE = f"{_INPUT} Or a stream: kafka://host:port/topic?group=name."
 _FORMATS = "jsonl, avro or parquet"
 
 
@@ -130,13 +131,16 @@ def preview(
     raise typer.Exit(preview_events(policy, input, number, input_format, as_json=as_json))
 
 
-@app.command(short_help="Turn events into anonymous events, from files to files.")
+@app.command(short_help="Turn events into anonymous events: files, or a stream, live.")
 def run(
-    job: Annotated[Text, typer.Argument(help="A job file; then no other option but --quiet and --debug.", metavar="JOB")] = None,
+    job: Annotated[Text, typer.Argument(help="A job file; then only options that say how to run it.", metavar="JOB")] = None,
     policy: Annotated[Text, typer.Option("--policy", "-p", help="The policy.", metavar="FILE")] = None,
-    input: Annotated[Texts, typer.Option("--input", "-i", help=_INPUT, metavar="PATH")] = None,
+    input: Annotated[Texts, typer.Option("--input", "-i", help=_SOURCE, metavar="PATH")] = None,
     output: Annotated[
-        Text, typer.Option("--output", "-o", help="The folder to write to: new, empty or of the same job.", metavar="FOLDER")
+        Text,
+        typer.Option(
+            "--output", "-o", help="The folder to write to: new, empty or of the same job; or kafka://host:port/topic.", metavar="FOLDER"
+        ),
     ] = None,
     keys: Annotated[
         Text, typer.Option("--keys", "-k", help="The keyring file, or env:NAME for an environment variable.", metavar="FILE")
@@ -155,10 +159,36 @@ def run(
     partition_by: Annotated[Text, typer.Option(help="window: one folder per release window.", metavar="window")] = None,
     workers: Annotated[Number, typer.Option(min=1, max=64, help="How many cores to use; default: 1.", metavar="N")] = None,
     summary: Annotated[Text, typer.Option(help="Write the counts to this file, as JSON.", metavar="FILE")] = None,
+    checkpoint: Annotated[
+        Text, typer.Option(help="Of a stream: the folder that the job remembers in how far it has come.", metavar="FOLDER")
+    ] = None,
+    roll: Annotated[
+        Text, typer.Option(help="Of files from a stream: begin new ones so often, in event time; default: 1min.", metavar="TIME")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on with files that appear later, each once. Needs --checkpoint.")] = False,
+    until_caught_up: Annotated[
+        bool, typer.Option("--until-caught-up", help="Of a stream: stop when all that is there is done. Open windows wait.")
+    ] = False,
+    from_now: Annotated[
+        bool, typer.Option("--from-now", help="Of a stream: begin anew from what comes now; the old checkpoint is set aside.")
+    ] = False,
+    stop_when_refused: Annotated[
+        Text, typer.Option(help="Of a stream: stop when a larger share is refused; default: 5%/10min. Or: never.", metavar="SHARE/TIME")
+    ] = None,
+    metrics: Annotated[
+        Text, typer.Option(help="Of a stream: Prometheus metrics and /healthz at this address, as 127.0.0.1:9464.", metavar="HOST:PORT")
+    ] = None,
+    client: Annotated[
+        Texts,
+        typer.Option(help="A setting of the stream's client, as security.protocol=SSL; may be given several times.", metavar="NAME=VALUE"),
+    ] = None,
+    registry: Annotated[Text, typer.Option(help="Messages are Avro by this schema registry.", metavar="URL")] = None,
+    key: Annotated[Text, typer.Option(help="Of messages: the output field that is their key; default: the record id.", metavar="FIELD")] = None,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Of a stream: logs as JSON, on a terminal too.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary; only errors.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Log what Beam does, to standard error. Never shows an event.")] = False,
 ) -> None:
-    """Turn events into anonymous events, from files to files.
+    """Turn events into anonymous events, from files or a stream to files or a topic.
 
     All that can be wrong with policy, keys and folders is found before an event is read. Output files appear whole or not at all, and a
     second run over the same input writes the same bytes: after an interruption, run again. What a policy refuses is kept, sealed:
@@ -169,8 +199,16 @@ def run(
       --format parquet --keys keyring.json --dead-letters refused \\
       --custodian custodian.pub --summary summary.json
     eventveil run job.yaml                  several policies on one read
+
+    A stream is read until the job is asked to stop, by Ctrl-C or SIGTERM: it finishes what it is at, and a later run goes on from the
+    checkpoint, as it does after a crash. What the checkpoint holds is sealed under the keyring.
+
+    
+    eventveil run --policy policy.yaml --input 'kafka://localhost:9092/orders?group=veil' \\
+      --output out --format parquet --checkpoint state --keys keyring.json \\
+      --dead-letters refused --custodian custodian.pub
     """
-    from eventveil.pipeline.cli.run import run_job
+    from eventveil.pipeline.cli.run import LiveFlags, run_job
 
     flags = {
         "policy": policy,
@@ -187,9 +225,17 @@ def run(
         "max_refused": max_refused,
         "workers": workers,
         "summary": summary,
+        "checkpoint": checkpoint,
+        "roll": roll,
+        "watch": watch or None,
+        "stop_when_refused": stop_when_refused,
+        "metrics": metrics,
+        "client": client or None,
+        "registry": registry,
+        "key": key,
     }
     given = {name: value for name, value in flags.items() if value is not None}
-    raise typer.Exit(run_job(job, given, quiet=quiet, debug=debug))
+    raise typer.Exit(run_job(job, given, LiveFlags(until_caught_up, from_now, log_json), quiet=quiet, debug=debug))
 
 
 @keys_app.command("new", short_help="Make a keyring.")

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from eventveil.pipeline.cli.screen import printable
@@ -20,7 +20,7 @@ from eventveil.schemas.document import load_document
 from eventveil.schemas.errors import EventveilError, LimitError, PolicyError, Problem
 from eventveil.schemas.job import Job, load_job
 
-__all__ = ["run_job"]
+__all__ = ["LiveFlags", "run_job"]
 
 # Flags become a job document; what is wrong with it is told by the flag's name.
 _FLAG_OF = {
@@ -33,30 +33,57 @@ _FLAG_OF = {
     "input.format": "--input-format",
     "input.uri": "--input",
     "max_refused": "--max-refused",
+    "input.client": "--client",
+    "input.registry": "--registry",
+    "variants[0].output.client": "--client",
+    "variants[0].output.key": "--key",
+    "checkpoint": "--checkpoint",
+    "roll": "--roll",
+    "watch": "--watch",
+    "stop_when_refused": "--stop-when-refused",
+    "metrics": "--metrics",
     "summary": "--summary",
     "keys": "--keys",
 }
 
 
-def run_job(document: str | None, flags: Mapping[str, Any], *, quiet: bool, debug: bool) -> int:
+@dataclass(frozen=True)
+class LiveFlags:
+    """How a job on a stream is run this time; they may stand beside a job file."""
+
+    until_caught_up: bool = False
+    from_now: bool = False
+    log_json: bool = False
+
+
+def run_job(document: str | None, flags: Mapping[str, Any], live: LiveFlags | None = None, *, quiet: bool, debug: bool) -> int:
     """Run a job file, or the job that the flags describe; returns the exit code."""
     began = time.monotonic()
+    live = live or LiveFlags()
     # Set before Beam is imported: it warns about cloud libraries that nobody asked for.
     logging.basicConfig(level=logging.DEBUG if debug else logging.ERROR, format="%(levelname)s %(name)s %(message)s")
     job = _job(document, flags)
+    if not job.is_live and live != LiveFlags(log_json=live.log_json):
+        fact = "--until-caught-up and --from-now are for streams, and this job reads files once"
+        raise PolicyError(Problem(job.file, 0, "EV120", fact, "leave them out, or say --watch"))
     prepared = prepare(job)
     if job.summary is not None:
         make_folder(os.path.dirname(job.summary) or ".")
     # Beam is slow to import: everything that can be wrong was found before.
-    from eventveil.pipeline.runners.local import run
+    if prepared.live is not None:
+        from eventveil.pipeline.cli.live import run_live
 
-    with Progress(len(prepared.ranges), shown=not quiet):
-        counters = run(prepared, job.workers)
+        counters = run_live(prepared, job, live.until_caught_up, live.from_now, log_json=live.log_json, quiet=quiet, debug=debug)
+    else:
+        from eventveil.pipeline.runners.local import run
+
+        with Progress(len(prepared.ranges), shown=not quiet):
+            counters = run(prepared, job.workers)
     policies = [(variant.name, variant.plan.version, variant.plan.digest) for variant in prepared.variants]
     summary = summarize(prepared.name, time.monotonic() - began, prepared.keys_id, policies, counters)
     if job.summary is not None:
         publish_file(str(job.summary), [json.dumps(summary.as_json(), indent=2).encode() + b"\n"])
-    if not quiet:
+    if not quiet and (prepared.live is None or sys.stderr.isatty()) and not live.log_json:
         print(printable("\n".join(summary.lines())), file=sys.stderr)
     _check(summary, job)
     return 0

@@ -17,6 +17,8 @@ class PolicySummary:
     Attributes:
         drift: events with fields that the schema does not know, by their deepest known parent; an event may count twice.
         rules: values treated by place in the policy; a name ending in " otherwise" counts values that could not be placed.
+        gathered: events that waited for their window, by what became of it: published, withheld, conflict. What is in `out` and not
+            here has left at once, or still waits. windows: how many windows.
     """
 
     policy: str
@@ -28,6 +30,8 @@ class PolicySummary:
     refused: dict[str, int] = field(default_factory=dict)
     drift: dict[str, int] = field(default_factory=dict)
     rules: dict[str, int] = field(default_factory=dict)
+    gathered: dict[str, int] = field(default_factory=dict)
+    windows: dict[str, int] = field(default_factory=dict)
 
     @property
     def refused_total(self) -> int:
@@ -48,6 +52,7 @@ class PolicySummary:
             "refused": dict(sorted(self.refused.items())),
             "drift": dict(sorted(self.drift.items())),
             "rules": dict(sorted(self.rules.items())),
+            **({"gathered": dict(sorted(self.gathered.items())), "windows": dict(sorted(self.windows.items()))} if self.windows else {}),
         }
 
 
@@ -76,6 +81,8 @@ class Summary:
             if one.filtered:
                 parts.append(f"filtered {one.filtered:,}")
             yield "  " + "  ".join(parts)
+            for what, number in sorted(one.gathered.items()):
+                yield f"  {what} {number:,} in {one.windows.get(what, 0):,} windows"
             for code, number in sorted(one.refused.items()):
                 yield f"  refused {number:,}: {code} {CODES[code][0]}"
             for path, number in sorted(one.drift.items()):
@@ -97,7 +104,9 @@ def summarize(job: str, seconds: float, keys: str, policies: Iterable[tuple[str,
             one.out = number
         elif what == "filtered":
             one.filtered = number
+        elif what in ("published", "withheld", "conflict"):
+            one.gathered[what] = number
         else:
-            table = {"refused": one.refused, "drift": one.drift, "rule": one.rules}[what]
+            table = {"refused": one.refused, "drift": one.drift, "rule": one.rules, "windows": one.windows}[what]
             table[which[0]] = number
     return Summary(job, seconds, keys, list(found.values()))

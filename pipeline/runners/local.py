@@ -1,61 +1,23 @@
-"""local: the embedded runner. Nothing to install but the wheel; one process, one or several threads."""
+"""local: the embedded runner for bounded input. Nothing to install but the wheel."""
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
-import apache_beam as beam
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
-from apache_beam.runners.worker import sdk_worker
-
-from eventveil.pipeline.graph import build
-from eventveil.pipeline.prepare import FileJob
-from eventveil.schemas.errors import EventveilError
-from eventveil.transforms.beam.guard import internal_error, take_failures
+from eventveil.pipeline.graph import Work
+from eventveil.pipeline.prepare import ReadyJob
+from eventveil.pipeline.runners._pass import run_pass
 
 __all__ = ["run"]
 
 
-def run(job: FileJob, workers: int = 1) -> Mapping[str, int]:
-    """Run a job to its end; returns Beam's counters.
+def run(job: ReadyJob, workers: int = 1) -> Mapping[str, int]:
+    """Run a job to its end; returns Beam's counters. Raises as `run_pass`.
 
-    Args:
-        workers: threads that treat ranges at the same time.
-
-    Raises:
-        EventveilError: the first error of the job, in the order of the codes, as it was raised on the worker.
+    Where rows wait for their window, they wait on disk, sealed, until everything is read; then all windows are due.
     """
-    # Beam logs each failure with its whole stack, and its threads print it; ours is told once, by the command line. Who debugs
-    # sees both. A worker that cannot print, because nobody reads any more, would never answer, and the job would never end.
-    debugging = logging.getLogger().level == logging.DEBUG
-    logging.getLogger("apache_beam").setLevel(logging.DEBUG if debugging else logging.CRITICAL)
-    vars(sdk_worker)["print"] = print if debugging else _say_nothing
-    options = PipelineOptions(flags=[], runner="FnApiRunner")
-    direct = options.view_as(DirectOptions)
-    direct.direct_num_workers = workers
-    direct.direct_running_mode = "multi_threading" if workers > 1 else "in_memory"
-    take_failures()
-    try:
-        pipeline = beam.Pipeline(runner="FnApiRunner", options=options)
-        build(pipeline, job)
-        result = pipeline.run()
-        result.wait_until_finish()
-    except Exception as error:
-        # Whatever Beam raises, its text may quote an event; where the error was one of ours, it is a copy with another text.
-        failures = take_failures()
-        if not failures and isinstance(error, EventveilError):
-            raise
-        raise (min(failures, key=lambda one: one.problems) if failures else internal_error(error)) from None
-    found = result.metrics().query(beam.metrics.MetricsFilter().with_namespace("eventveil"))
-    counts: Counter[str] = Counter()
-    for counter in found["counters"]:
-        # Beam counts each step apart, and several steps may refuse events of one policy.
-        counts[counter.key.metric.name] += counter.committed
-    return counts
+    if not job.gathers:
+        return run_pass(job, Work(job.ranges), workers).counts
+    from eventveil.pipeline.runners.slices import run_bounded
 
-
-def _say_nothing(*_: Any, **__: Any) -> None:
-    """In place of `print` in Beam's worker."""
+    return run_bounded(job, workers)

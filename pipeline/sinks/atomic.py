@@ -12,7 +12,18 @@ from typing import Any
 
 from eventveil.schemas.errors import EventveilError, StorageError
 
-__all__ = ["local_path", "make_folder", "publish_file", "remove_file", "remove_leftovers", "unwritable"]
+__all__ = [
+    "check_links",
+    "create_file",
+    "local_path",
+    "make_folder",
+    "publish_file",
+    "remove_file",
+    "remove_leftovers",
+    "sync_folder",
+    "unwritable",
+    "write_temporary",
+]
 
 # Readers skip names that begin with a dot; the rest keeps us from ever touching a file that is not ours.
 _TEMPORARY = re.compile(r"\.eventveil-[0-9a-f]{16}\.tmp\Z")
@@ -47,7 +58,7 @@ def make_folder(folder: str) -> None:
     make_folder(parent)
     try:
         os.makedirs(folder, exist_ok=True)
-        _sync_folder(parent)
+        sync_folder(parent)
     except FileExistsError:
         raise StorageError.of("EV404", "a file stands where a folder is needed", "name another folder", file=folder) from None
     except OSError as error:
@@ -65,8 +76,73 @@ def publish_file(path: str, chunks: Iterable[Any], *, mode: int = 0o644) -> None
     Raises:
         StorageError: EV404.
     """
-    folder = os.path.dirname(path) or "."
-    temporary = os.path.join(folder, f".eventveil-{secrets.token_hex(8)}.tmp")
+    temporary = write_temporary(path, chunks, mode=mode)
+    try:
+        try:
+            os.replace(temporary, path)
+        except BaseException:
+            remove_file(temporary)
+            raise
+        sync_folder(os.path.dirname(path) or ".")
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+def create_file(path: str, chunks: Iterable[Any]) -> bool:
+    """Write the chunks under the name `path` if nothing has that name, at once and for good.
+
+    Of several who try at the same time one succeeds. Whoever does not finds the other's whole file.
+
+    Returns:
+        Whether it was written; if not, nothing has changed.
+
+    Raises:
+        StorageError: EV404.
+    """
+    temporary = write_temporary(path, chunks)
+    try:
+        try:
+            # A rename would replace what is there; writing under the final name would leave half a file to a crash.
+            os.link(temporary, path)
+            is_new = True
+        except FileExistsError:
+            is_new = False
+        finally:
+            remove_file(temporary)
+        # Also one that was there: whoever created it may have died before this.
+        sync_folder(os.path.dirname(path) or ".")
+    except OSError as error:
+        raise unwritable(path, error) from None
+    return is_new
+
+
+def check_links(folder: str) -> None:
+    """Find out whether `create_file` works in this folder.
+
+    Raises:
+        StorageError: EV404.
+    """
+    first = write_temporary(os.path.join(folder, "."), [])
+    second = _temporary_name(folder)
+    try:
+        os.link(first, second)
+    except OSError:
+        fact = "the file system has no hard links, and without them a window cannot be claimed once and for all"
+        raise StorageError.of("EV404", fact, "choose a folder on another file system", file=folder) from None
+    finally:
+        remove_file(first)
+        remove_file(second)
+
+
+def write_temporary(path: str, chunks: Iterable[Any], *, mode: int = 0o644) -> str:
+    """Write the chunks, synced, under a temporary name beside `path`, and return that name.
+
+    After a failure nothing is left.
+
+    Raises:
+        StorageError: EV404, about `path`.
+    """
+    temporary = _temporary_name(os.path.dirname(path) or ".")
     try:
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), mode)
@@ -74,13 +150,12 @@ def publish_file(path: str, chunks: Iterable[Any], *, mode: int = 0o644) -> None
                 for chunk in chunks:
                     _write(file.fileno(), memoryview(chunk).cast("B"))
                 os.fsync(descriptor)
-            os.replace(temporary, path)
         except BaseException:
             remove_file(temporary)
             raise
-        _sync_folder(folder)
     except OSError as error:
         raise unwritable(path, error) from None
+    return temporary
 
 
 def remove_file(path: str) -> None:
@@ -100,13 +175,18 @@ def remove_leftovers(folder: str) -> int:
     return len(names)
 
 
+def _temporary_name(folder: str) -> str:
+    return os.path.join(folder, f".eventveil-{secrets.token_hex(8)}.tmp")
+
+
 def _write(descriptor: int, rest: memoryview) -> None:
     """One system call may write a part only, as on a disk that is nearly full."""
     while len(rest):
         rest = rest[os.write(descriptor, rest) :]
 
 
-def _sync_folder(folder: str) -> None:
+def sync_folder(folder: str) -> None:
+    """Make the names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

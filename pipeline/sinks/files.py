@@ -1,4 +1,4 @@
-"""Files as a sink: one folder, one file per output part (and window), sorted, compacted, and there as a whole or not at all."""
+"""Files as a sink: one folder, in it one file per output part, or files per window; sorted, compacted, and there whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from typing import Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from eventveil.pipeline.sinks.atomic import local_path, make_folder, publish_file, remove_file, remove_leftovers, unwritable
+from eventveil.pipeline.sinks._order import keyed_places, taken
+from eventveil.pipeline.sinks.atomic import check_links, local_path, make_folder, publish_file, remove_file, remove_leftovers, unwritable
+from eventveil.pipeline.sinks.publish import INTERNAL, Attempt, Batches, Published, Unit, in_shards
 from eventveil.schemas.errors import StorageError
-from eventveil.transforms.batch import ORDER, WINDOW
+from eventveil.transforms.batch import WINDOW
 from eventveil.transforms.encode.json_events import encode_json
 from eventveil.transforms.times import to_local
 
@@ -28,33 +29,26 @@ __all__ = ["PROVENANCE", "FolderSink", "Published"]
 PROVENANCE = "_eventveil.json"
 
 Format = Literal["jsonl", "avro", "parquet"]
-Rows = npt.NDArray[np.int64]
 
 _SUFFIX = {"jsonl": "jsonl", "avro": "avro", "parquet": "parquet"}
 _COMPRESSED = {"gzip": ".gz", "zstd": ".zst"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,199}\Z")
+_LINES = 1 << 14
 _DAY_US = 86_400_000_000
 
 
 @dataclass(frozen=True)
-class Published:
-    """One file that was written."""
-
-    path: str
-    rows: int
-    size: int
-
-
-@dataclass(frozen=True)
 class FolderSink:
-    """Writes the parts of one policy's output into one folder.
+    """Writes one policy's output into one folder: part by part, or window by window.
 
-    Files are named ``part-<name>.<suffix>``; with `partition_by_window` they stand in Hive-style folders ``window=2014-09-04``, or
-    ``window=2014-09-04T22-00-00Z`` where a window does not begin at midnight in `zone`. The same rows give the same bytes under the
-    same name, so a part that is published again, after a failure or by a second run, changes nothing.
+    Bounded input is written by `publish`: a part of the input gives one file ``part-<name>.<suffix>``. What is gathered by window
+    is written by `publish_window`: files ``part-<window>-p<pane>-<shard>.<suffix>``, and a manifest that names them all. With
+    `partition_by_window` files stand in Hive-style folders ``window=2014-09-04``, or ``window=2014-09-04T22-00-00Z`` where a
+    window does not begin at midnight in `zone`. The same rows give the same bytes under the same name, so what is published
+    again, after a failure or by a second run, changes nothing.
 
-    Discloses what the rows hold, their number per part, and with `partition_by_window` their window. Neither the order of the input
-    nor its names, unless `order` is keep.
+    Discloses what the rows hold, their number per file, and where names or folders tell it their window. Neither the order of
+    the input nor its names, unless `order` is keep.
 
     Args:
         folder: a local path, or one that begins with ``file://``.
@@ -66,6 +60,9 @@ class FolderSink:
         order: keyed: by `$order`, ties by the encoded row. keep: as the rows came, and with them the order of the input.
         compression: of jsonl: None, gzip or zstd.
         zone: in which midnight is meant. by_day: whether windows are whole days; None: by each window's own beginning.
+        layout: parts or windows, which do not mix in a folder: both may hold the same events.
+        gathered_by_day: whether the windows that are published are whole days, and called by their date. Otherwise they are
+            called by the instant of their beginning, which is never that of another.
     """
 
     folder: str
@@ -77,6 +74,8 @@ class FolderSink:
     compression: Literal["gzip", "zstd"] | None = None
     zone: str = "UTC"
     by_day: bool | None = None
+    layout: Literal["parts", "windows"] = "parts"
+    gathered_by_day: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", local_path(self.folder))
@@ -109,6 +108,8 @@ class FolderSink:
         # Written anew every time: a folder that cannot be written, or a full disk, is found out before any event is read.
         text = json.dumps({"provenance": self._full_provenance()}, indent=2, sort_keys=True, ensure_ascii=False)
         publish_file(os.path.join(self.folder, PROVENANCE), [text.encode() + b"\n"])
+        if self.layout == "windows":
+            check_links(self.folder)
 
     def publish(self, name: str, batches: Sequence[pa.RecordBatch]) -> list[Published]:
         """Write one part: all its veiled batches, in the order of their numbers. No rows, no file.
@@ -122,6 +123,8 @@ class FolderSink:
         Raises:
             StorageError: EV404. Nothing is left under a temporary or half-written name; windows written before stay.
         """
+        if self.layout != "parts":
+            raise ValueError("the folder was claimed for windows")
         if not _NAME.match(name):
             raise ValueError("the name of a part is made of letters, digits, - and _")
         file_name = f"part-{name}.{self._suffix}"
@@ -130,12 +133,46 @@ class FolderSink:
         self._remove_stale(file_name, {file.path for file in written})
         return written
 
+    def publish_window(self, start_us: int, pane: int, batches: Batches, rows: int, size: int) -> Unit:
+        """Write all rows of a window, or of one pane of it, as a unit: its files appear when all are written, or none does.
+
+        A manifest ``_eventveil-<window>-p<pane>.json`` names the files with their rows, sizes and digests. It is created before the
+        first file has its name, and never changed: the unit is whole when all that it names are there. Publishing the same rows
+        again completes what a crash has left incomplete; where other rows were published before, those stand.
+
+        Args:
+            start_us: beginning of the window that the rows were gathered in, in microseconds since 1970.
+            pane: 0, or which of several.
+            batches: gives the window's batches from the beginning each time it is called, with the output columns, `$order` and,
+                where there are folders, `$window`, which is the same in all rows. All of one schema.
+            rows, size: how many rows there are, and roughly the bytes they take.
+
+        Raises:
+            StorageError: EV404, EV408. Nothing is left under a temporary or half-written name. EV405: the manifest is damaged.
+        """
+        if self.layout != "windows":
+            raise ValueError("the folder was claimed for parts")
+        self._check_there()
+        window = self._unit_name(start_us)
+        unit = f"{window}-p{pane:06d}"
+        head = {"provenance": self._full_provenance(), "window": _instant(start_us), "pane": pane}
+        starts: set[int] = set()
+        with Attempt(self.folder, f"_eventveil-{unit}.json", head) as attempt:
+            for shard, table in in_shards(batches, rows, size, keep=self.order == "keep"):
+                folder = self._folder_of_unit(table, starts)
+                content = self._ordered(table)
+                encoded = self._encoded(content, {"window": window, "pane": str(pane)})
+                attempt.write(os.path.join(folder, f"part-{unit}-{shard:03d}.{self._suffix}"), len(content), encoded)
+            return attempt.finish()
+
     @property
     def _suffix(self) -> str:
         return _SUFFIX[self.format] + (_COMPRESSED[self.compression] if self.compression else "")
 
     def _full_provenance(self) -> dict[str, str]:
-        return {**self.provenance, "format": self._suffix, "partition": "window" if self.partition_by_window else "none"}
+        # A folder of parts says nothing of its layout: it may be older than the other one.
+        layout = {} if self.layout == "parts" else {"layout": self.layout}
+        return {**self.provenance, "format": self._suffix, "partition": "window" if self.partition_by_window else "none", **layout}
 
     def _claim(self) -> dict[str, str] | None:
         """The provenance that the folder was claimed with; None if it was not."""
@@ -167,64 +204,71 @@ class FolderSink:
 
     def _files(self, batches: Sequence[pa.RecordBatch]) -> Iterator[tuple[str | None, pa.RecordBatch | pa.Array[Any]]]:
         """The window's name, if each has its folder, and the rows as they leave: the lines of jsonl, else the columns."""
-        visible = [batch.select([name for name in batch.schema.names if name not in (ORDER, WINDOW)]) for batch in batches]
+        visible = _visible(batches)
         # Lines are cheaper to put in order than nested columns, and hold nothing but what is visible; so do the other encoders' bytes.
         rows = _lines(visible) if self.format == "jsonl" else _one(visible)
-        places = self._order_of(batches, rows)
+        places = None if self.order == "keep" else keyed_places(batches, rows)
         if not self.partition_by_window:
-            yield None, _taken(rows, places)
+            yield None, taken(rows, places)
             return
-        if WINDOW not in batches[0].schema.names:
-            raise StorageError.of("EV404", "the policy has no window to partition by", "name `event.time` and `window` in the policy")
-        starts = np.concatenate([batch.column(WINDOW).to_numpy() for batch in batches])
+        starts = _starts(batches)
         places = np.arange(len(starts)) if places is None else places
         places = places[np.argsort(starts[places], kind="stable")]
         cuts = [0, *(np.flatnonzero(np.diff(starts[places])) + 1).tolist(), len(places)]
         for first, last in pairwise(cuts):
-            yield self._window_name(int(starts[places[first]])), _taken(rows, places[first:last])
-
-    def _order_of(self, batches: Sequence[pa.RecordBatch], rows: pa.RecordBatch | pa.Array[Any]) -> Rows | None:
-        """The rows' numbers by `$order`, ties by the encoded row, so that the way they came never shows; None: as they came."""
-        if self.order == "keep":
-            return None
-        words = np.concatenate([_words(batch.column(ORDER)) for batch in batches])
-        places = np.argsort(words[:, 0])
-        same = words[places[1:], 0] == words[places[:-1], 0]
-        if same.any():
-            tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
-            taken = _taken(rows, places[tied])
-            lines = encode_json(taken) if isinstance(taken, pa.RecordBatch) else taken
-            ranks = pa.table({"high": words[places[tied], 0], "low": words[places[tied], 1], "line": lines})
-            by_all = pc.sort_indices(ranks, [("high", "ascending"), ("low", "ascending"), ("line", "ascending")])
-            places[tied] = places[tied][by_all.to_numpy()]
-        return places
+            yield self._window_name(int(starts[places[first]])), taken(rows, places[first:last])
 
     def _publish_file(self, file_name: str, window: str | None, rows: pa.RecordBatch | pa.Array[Any]) -> Published:
-        if not os.path.isdir(self.folder):
-            # Made anew it would hold half of the output, and nobody would know.
-            raise StorageError.of("EV404", "the folder was removed during the run", "run again", file=self.folder)
+        self._check_there()
         folder = self.folder if window is None else os.path.join(self.folder, f"window={window}")
         make_folder(folder)
         path = os.path.join(folder, file_name)
-        content = self._encoded(rows, window)
+        content = self._encoded(rows, {} if window is None else {"window": window})
         publish_file(path, [content])
         return Published(path, len(rows), content.nbytes)
 
+    def _check_there(self) -> None:
+        if not os.path.isdir(self.folder):
+            # Made anew it would hold half of the output, and nobody would know.
+            raise StorageError.of("EV404", "the folder was removed during the run", "run again", file=self.folder)
+
+    def _folder_of_unit(self, table: pa.Table, starts: set[int]) -> str:
+        """The folder of a unit's rows, relative; `starts` are the release windows of all rows of the unit so far."""
+        if not self.partition_by_window:
+            return ""
+        starts.update(np.unique(_starts(table.to_batches())).tolist())
+        if len(starts) > 1:
+            raise ValueError("a unit lies within one release window")
+        folder = f"window={self._window_name(next(iter(starts)))}"
+        make_folder(os.path.join(self.folder, folder))
+        return folder
+
+    def _ordered(self, table: pa.Table) -> pa.RecordBatch | pa.Array[Any]:
+        """The rows of a shard as they leave."""
+        # Encoding takes several times the memory of what is encoded: a little at a time.
+        batches = table.to_batches(max_chunksize=_LINES) if self.format == "jsonl" else table.to_batches()
+        rows = _lines(_visible(batches)) if self.format == "jsonl" else _one(_visible(batches))
+        return taken(rows, None if self.order == "keep" else keyed_places(batches, rows))
+
+    def _unit_name(self, start_us: int) -> str:
+        return _date(self._local(start_us)) if self.gathered_by_day else _instant(start_us).replace(":", "-")
+
     def _window_name(self, start_us: int) -> str:
-        local_us = int(to_local(np.array([start_us], np.int64), self.zone)[0])
+        local_us = self._local(start_us)
         if local_us % _DAY_US == 0 if self.by_day is None else self.by_day:
             return _date(local_us)
-        seconds, micros = divmod(start_us % _DAY_US, 1_000_000)
-        fraction = f".{micros:06d}" if micros else ""
-        return f"{_date(start_us)}T{seconds // 3_600:02d}-{seconds // 60 % 60:02d}-{seconds % 60:02d}{fraction}Z"
+        return _instant(start_us).replace(":", "-")
 
-    def _encoded(self, rows: pa.RecordBatch | pa.Array[Any], window: str | None) -> memoryview:
-        """The bytes of a file. A part is at most some 32 MB of input, and fits into memory."""
+    def _local(self, start_us: int) -> int:
+        return int(to_local(np.array([start_us], np.int64), self.zone)[0])
+
+    def _encoded(self, rows: pa.RecordBatch | pa.Array[Any], entries: Mapping[str, str]) -> memoryview:
+        """The bytes of a file. A part or shard is at most some 32 MB of input, and fits into memory."""
         if isinstance(rows, pa.Array):
             return self._compressed(_data(rows))
         buffer = io.BytesIO()
         table = pa.Table.from_batches([rows])
-        metadata = {**self.provenance, **({} if window is None else {"window": window})}
+        metadata = {**self.provenance, **entries}
         # Imported where they are used: a job of JSON lines starts without the libraries for the others.
         if self.format == "avro":
             from eventveil.transforms.encode.avro_events import write_avro
@@ -259,6 +303,13 @@ class FolderSink:
             remove_file(path)
 
 
+def _instant(micros: int) -> str:
+    """ISO 8601 in UTC, with a fraction only where there is one."""
+    seconds, rest = divmod(micros % _DAY_US, 1_000_000)
+    fraction = f".{rest:06d}" if rest else ""
+    return f"{_date(micros)}T{seconds // 3_600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{fraction}Z"
+
+
 def _date(micros: int) -> str:
     """ISO 8601, also for years before 1, where long windows may begin: the year before 0001 is 0000, and the one before that -0001."""
     month = np.datetime64(micros // _DAY_US, "D").astype("datetime64[M]")
@@ -266,6 +317,17 @@ def _date(micros: int) -> str:
     day = micros // _DAY_US - int(month.astype("datetime64[D]").astype(np.int64)) + 1
     year = 1970 + years
     return f"{'-' if year < 0 else ''}{abs(year):04d}-{months + 1:02d}-{day:02d}"
+
+
+def _visible(batches: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    return [batch.select([name for name in batch.schema.names if name not in INTERNAL]) for batch in batches]
+
+
+def _starts(batches: Sequence[pa.RecordBatch]) -> npt.NDArray[np.int64]:
+    """The release window of each row."""
+    if WINDOW not in batches[0].schema.names:
+        raise StorageError.of("EV404", "the policy has no window to partition by", "name `event.time` and `window` in the policy")
+    return np.concatenate([batch.column(WINDOW).to_numpy() for batch in batches])
 
 
 def _lines(batches: Sequence[pa.RecordBatch]) -> pa.Array[Any]:
@@ -276,19 +338,8 @@ def _lines(batches: Sequence[pa.RecordBatch]) -> pa.Array[Any]:
 def _one(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
     """All rows as one batch; the parts' marks differ, and do not belong to the output."""
     bare = [batch.replace_schema_metadata(None) for batch in batches]
-    return bare[0] if len(bare) == 1 else pa.Table.from_batches(bare).combine_chunks().to_batches()[0]
-
-
-def _taken(rows: pa.RecordBatch | pa.Array[Any], places: Rows | None) -> pa.RecordBatch | pa.Array[Any]:
-    return rows if places is None else rows.take(cast(Any, pa.array(places)))
-
-
-def _words(order: pa.Array[Any]) -> npt.NDArray[np.uint64]:
-    """(rows, 2) words of 16-byte keys, in the order of their bytes."""
-    buffer: Any = order.buffers()[1]
-    big_endian = np.frombuffer(buffer, ">u8")[2 * order.offset : 2 * (order.offset + len(order))]
-    words: npt.NDArray[np.uint64] = big_endian.astype(np.uint64).reshape(-1, 2)
-    return words
+    (whole,) = bare if len(bare) == 1 else pa.Table.from_batches(bare).combine_chunks().to_batches()
+    return whole
 
 
 def _data(lines: pa.Array[Any]) -> memoryview:

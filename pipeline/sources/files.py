@@ -21,7 +21,7 @@ from eventveil.pipeline.sources._row_groups import read_rows, row_group_ranges
 from eventveil.pipeline.sources._streams import Stamp, open_bytes, open_watched, stamp_of, unreadable
 from eventveil.schemas.errors import StorageError, did_you_mean
 
-__all__ = ["BATCH_BYTES", "FORMATS", "MAX_EVENT_BYTES", "PART_BYTES", "WRITER", "Range", "list_ranges", "read_range"]
+__all__ = ["BATCH_BYTES", "FORMATS", "MAX_EVENT_BYTES", "PART_BYTES", "WRITER", "Range", "find_files", "list_ranges", "read_range"]
 
 PART_BYTES = 32 << 20
 BATCH_BYTES = 4 << 20
@@ -70,12 +70,17 @@ def list_ranges(
     """
     if format is not None and format not in FORMATS:
         raise StorageError.of("EV406", f"unknown format '{format}'", did_you_mean(format, FORMATS))
-    paths = _distinct(path for pattern in patterns for path in _matching(pattern, format))
+    paths = _distinct(path for pattern in patterns for path in _matched(pattern, format))
     kinds = {path: _kind(path, format, compression) for path in paths}
     if len({kind for kind, _ in kinds.values()}) > 1:
         first, other = (next(path for path in paths if kinds[path][0] == kind) for kind in sorted({kind for kind, _ in kinds.values()})[:2])
         raise StorageError.of("EV406", f"'{first}' and '{other}' have different formats", "name one with --input-format or input.format")
     return [piece for path in paths for piece in _ranges_of(path, *kinds[path], part_bytes)]
+
+
+def find_files(patterns: Sequence[str], format: str | None = None) -> list[str]:
+    """The files that match now, as `list_ranges` would find them; none is fine."""
+    return _distinct(path for pattern in patterns for path in _matching(pattern, format))
 
 
 def read_range(
@@ -140,6 +145,13 @@ def _kind(path: str, format: str | None, said: str | None) -> tuple[str, str | N
     return format or known or "", compression
 
 
+def _matched(pattern: str, format: str | None) -> list[str]:
+    found = _matching(pattern, format)
+    if not found:
+        raise StorageError.of("EV401", f"nothing matches '{pattern}'", "correct the path or pattern")
+    return found
+
+
 def _matching(pattern: str, format: str | None) -> list[str]:
     path = pattern.removeprefix("file://")
     if "://" in path:
@@ -150,8 +162,6 @@ def _matching(pattern: str, format: str | None) -> list[str]:
         found = [path]
     else:
         found = [name for name in glob.glob(path, recursive=True) if not os.path.isdir(name) and not _set_aside(name, path)]
-    if not found:
-        raise StorageError.of("EV401", f"nothing matches '{pattern}'", "correct the path or pattern")
     return found
 
 

@@ -1,13 +1,18 @@
-"""Paths as a policy writes them: a.b, a[].b, a[] (scalars), a{key} (a map's entry), x.* (all below x)."""
+"""Paths as a policy writes them: a.b, a[].b, a[] (scalars), a{key} (a map's entry), x.* (all below x).
+
+What a stream says beside an event has paths too: $key, $topic, $time, and $headers.name, where all behind the dot is the name.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-__all__ = ["EACH", "Path", "parse_path"]
+__all__ = ["EACH", "Path", "is_of_stream", "is_stream_leaf", "parse_path"]
 
 EACH = "[]"
+_HEADER = re.compile(r"\$headers\.([^\[\]{}*\x00-\x1f\x7f]+)\Z")
+_OF_STREAM = ("$key", "$headers", "$topic", "$time")
 _STEP = re.compile(r"(?P<name>[A-Za-z_$][A-Za-z0-9_$-]*)|(?P<each>\[\])|\{(?P<key>[^{}]+)\}|(?P<star>\*)")
 
 
@@ -39,6 +44,9 @@ class Path:
 
 def parse_path(text: str) -> Path | None:
     """The path that `text` writes, or None if it writes none."""
+    header = _HEADER.match(text)
+    if header is not None:
+        return Path(("$headers", header[1]))
     steps: list[str] = []
     at = 0
     while at < len(text):
@@ -57,3 +65,15 @@ def parse_path(text: str) -> Path | None:
         steps.append(found.group("name") or (EACH if found.group("each") else "{" + found.group("key") + "}"))
         at = found.end()
     return Path(tuple(steps)) if steps and not text.endswith(".") else None
+
+
+def is_of_stream(path: Path) -> bool:
+    """Whether a path leads to what a stream says beside an event."""
+    return path.steps[0] in _OF_STREAM
+
+
+def is_stream_leaf(path: Path) -> bool:
+    """Whether it leads to one value of that: $key, $headers.name, $topic or $time."""
+    if path.star or not is_of_stream(path):
+        return False
+    return len(path.steps) == 1 if path.steps[0] != "$headers" else len(path.steps) == 2 and path.steps[1][0] not in "[{"

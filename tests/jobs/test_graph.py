@@ -16,7 +16,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_runner_api_pb2 as api
 
-from eventveil.pipeline.graph import build
+from eventveil.pipeline.graph import Work, build
 from eventveil.pipeline.prepare import prepare
 from eventveil.schemas.job import parse_job
 from eventveil.transforms.keys.custodian import new_custodian
@@ -105,7 +105,8 @@ def graph(folder: Path, policies: Sequence[Path], files: int = 1) -> Graph:
         "dead_letters": {"uri": str(folder / "refused"), "custodian": str(folder / "custodian.pub")},
     }
     root = beam.Pipeline("FnApiRunner", options=PipelineOptions(flags=[]))
-    build(root, prepare(parse_job(json.dumps(job), str(folder / "job.yaml"))))
+    ready = prepare(parse_job(json.dumps(job), str(folder / "job.yaml")))
+        build(root, ready, Work(ready.ranges))
     return Graph(*root.to_runner_api(return_context=True))
 
 

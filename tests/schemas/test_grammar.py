@@ -44,10 +44,15 @@ def accepts(schema: dict[str, Any], value: Any, root: dict[str, Any]) -> bool:
             fits = not isinstance(value, list) or all(accepts(wanted, item, root) for item in value)
         elif word == "properties":
             fits = not isinstance(value, dict) or all(accepts(wanted[key], entry, root) for key, entry in value.items() if key in wanted)
+        elif word == "patternProperties":
+            named = [(wanted[mark], entry) for mark in wanted for key, entry in _entries(value) if re.search(mark, key)]
+            fits = all(accepts(one, entry, root) for one, entry in named)
         elif word == "required":
             fits = not isinstance(value, dict) or set(wanted) <= set(value)
         elif word == "additionalProperties":
-            rest = [entry for key, entry in value.items() if key not in schema.get("properties", {})] if isinstance(value, dict) else []
+            marks = schema.get("patternProperties", {})
+            known = {key for key, _ in _entries(value) if any(re.search(mark, key) for mark in marks)} | set(schema.get("properties", {}))
+            rest = [entry for key, entry in _entries(value) if key not in known]
             fits = not rest if wanted is False else all(accepts(wanted, entry, root) for entry in rest)
         else:
             raise AssertionError(word)
@@ -56,7 +61,12 @@ def accepts(schema: dict[str, Any], value: Any, root: dict[str, Any]) -> bool:
     return True
 
 
+def _entries(value: Any) -> list[tuple[str, Any]]:
+    return list(value.items()) if isinstance(value, dict) else []
+
+
 POLICY = "policy: p\nversion: 1\nschema: s.avsc\ndomain: d\nfields: {a: drop}\n"
+LIVE = "job: j\nvariants: [{policy: p, output: {uri: o}}]\ncheckpoint: c\n"
 JOB = "job: j\ninput: {uri: a}\nvariants: [{policy: p, output: {uri: o}}]\n"
 
 POLICIES = [
@@ -73,6 +83,9 @@ POLICIES = [
     "event: {type: {field: t, is: x}}\n",
     "event: {type: {field: t}}\n",
     "event: {type: {header: t, is: x}}\n",
+    "event: {type: {topic: true, is: x}}\n",
+    "event: {type: {topic: t, is: x}}\n",
+    "event: {time: $time, id: [$key, $headers.id], subject: $key, only_if: {$topic: [a]}}\n",
     "event: {only_if: {a: [true, 1, x]}}\n",
     "event: {only_if: {a: true}}\n",
     "event: {only_if: {}}\n",
@@ -85,6 +98,7 @@ POLICIES = [
     "order: true\n",
     "release: {}\n",
     "tombstones: drop\n",
+    "tombstones: pass_key\n",
 ]
 JOBS = [
     "",
@@ -96,9 +110,27 @@ JOBS = [
     "keys: env:X\nsummary: s\ndead_letters: {uri: d, custodian: c}\n",
     "dead_letters: {uri: d}\n",
     "runner: flink\n",
-    "roll: 1min\n",
+    "metrics: 127.0.0.1:9464\nmax_window_bytes: 1000\n",
     "part_bytes: 1000000000\n",
     "max_event_bytes: 1000\n",
+]
+
+
+STREAMS = [
+    "input: {uri: 'kafka://b/t'}\n",
+    "input: {uri: 'kafka://b/t', format: json, envelope: debezium, sasl.username: x, client: {linger.ms: 5}}\n",
+    "input: {uri: 'kafka://b/t', format: json, envelope: maxwell}\n",
+    "input: {uri: 'kafka://b/t', registry: {url: 'http://r', ssl.ca.location: x}}\n",
+    "input: {uri: 'kafka://b/t', registry: {uri: 'http://r'}}\n",
+    "input: {uri: 'kafka://b/t', sasl.username: [x]}\n",
+    "input: {uri: 'kafka://b/t', client: {sasl.username: {}}}\n",
+    "input: {uri: 'kafka://b/t', username: x}\n",
+    "input: {uri: 'kafka://b/t'}\nroll: 1min\nslice: 1s\nidle_after: 1h\nstop_when_refused: 5%/10min\n",
+    "input: {uri: 'kafka://b/t'}\nroll: 1mo\n",
+    "input: {uri: 'kafka://b/t'}\nstop_when_refused: never\n",
+    "input: {uri: 'kafka://b/t'}\nstop_when_refused: 5%\n",
+    "input: {uri: a}\nwatch: true\n",
+    "input: {uri: a}\nwatch: 1s\n",
 ]
 
 
@@ -115,12 +147,12 @@ class TestPublished:
 
         assert expected == accepts(schema, document, schema)
 
-    @pytest.mark.parametrize("text", JOBS)
+    @pytest.mark.parametrize("text", [*(JOB + text for text in JOBS), *(LIVE + text for text in STREAMS)])
     def test_the_job_schema_accepts_what_the_grammar_accepts(self, text: str) -> None:
         schema = job_json_schema()
-        document = parse_document(JOB + text, "job.yaml")
+        document = parse_document(text, "job.yaml")
         try:
-            parse_job(JOB + text, "job.yaml", {})
+            parse_job(text, "job.yaml", {})
             expected = True
         except PolicyError:
             expected = False

@@ -10,8 +10,23 @@ from pathlib import Path
 
 import pytest
 
+from eventveil.schemas.durations import Duration
 from eventveil.schemas.errors import PolicyError
-from eventveil.schemas.job import DeadLettersDoc, InputDoc, Job, Limit, OutputDoc, VariantDoc, job_json_schema, load_job, parse_job
+from eventveil.schemas.job import (
+    DeadLettersDoc,
+    InputDoc,
+    Job,
+    Limit,
+    OutputDoc,
+    RegistryDoc,
+    StopWhen,
+    StreamAddress,
+    VariantDoc,
+    fill_references,
+    job_json_schema,
+    load_job,
+    parse_job,
+)
 
 HEAD = "job: retail\n"
 INPUT = "input: {uri: in.jsonl}\n"
@@ -39,6 +54,8 @@ class TestWhatAJobSays:
         assert (VariantDoc(None, Path("p.yaml"), OutputDoc("out")),) == found.variants
         assert (None, None, False, "local", 1) == (found.keys, found.dead_letters, found.allow_loss, found.runner, found.workers)
         assert [None] * 5 == [found.max_refused, found.max_event_bytes, found.part_bytes, found.batch_bytes, found.summary]
+        assert [None] * 5 == [found.checkpoint, found.roll, found.slice, found.idle_after, found.stop_when_refused]
+        assert (None, None, None, False) == (found.max_slice_bytes, found.max_window_bytes, found.metrics, found.is_live)
 
     def test_a_full_job(self) -> None:
         found = read(
@@ -92,6 +109,12 @@ class TestWhatAJobSays:
             ("dead_letters: refused\n", "1 EV103 dead_letters must be a mapping, not 'refused'"),
             ("wokers: 2\n", "1 EV102 unknown entry 'wokers'"),
             ("input: {uri: 'ftp://x/y'}\n", "1 EV103 input.uri 'ftp://x/y': no kind of place that we know"),
+            ("input: {uri: a, client: {}}\n", "1 EV103 input.client is for streams"),
+            ("input: {uri: a, registry: {url: 'http://r'}}\n", "1 EV103 input.registry is for streams"),
+            ("input: {uri: a, format: avro, envelope: debezium}\n", "1 EV103 input.envelope does not go with avro"),
+            ("metrics: '9464'\n", "1 EV103 metrics '9464': not an address to listen at"),
+            ("watch: 10s\n", "1 EV103 watch must be true or false, not '10s'"),
+            ("watch: true\ncheckpoint: c\nroll: 1w\n", "3 EV103 roll '1w': not counted in these units"),
         ],
     )
     def test_what_is_wrong_says_where(self, text: str, expected: str) -> None:
@@ -124,6 +147,22 @@ class TestApart:
         found = refused("dead_letters: {uri: out/refused, custodian: c}\n")
 
         assert ["3 EV103 variants[0].output.uri and dead_letters.uri are one folder, or one is in the other"] == found
+
+    @pytest.mark.parametrize(("checkpoint", "letters"), [("out/state", "refused"), ("refused", "refused"), ("x", "x/refused")], ids=str)
+    def test_a_checkpoint_has_a_folder_of_its_own(self, checkpoint: str, letters: str) -> None:
+        found = refused(f"watch: true\ncheckpoint: {checkpoint}\ndead_letters: {{uri: {letters}, custodian: c}}\n")
+
+        assert 1 == len(found)
+        assert "are one folder, or one is in the other" in found[0]
+
+    def test_a_topic_is_neither_written_twice_nor_read(self) -> None:
+        text = "checkpoint: state\nvariants:\n"
+        text += "".join(f"- {{policy: p, output: {{uri: 'kafka://{one}'}}}}\n" for one in ("a:1/x", "a:1,b:2/y", "b:2/y", "b:2/x"))
+
+        assert [
+            "3 EV103 variants[0].output.uri and input.uri are one topic",
+            "5 EV103 variants[2].output.uri and variants[1].output.uri are one topic",
+        ] == refused(text + "input: {uri: 'kafka://a:1/x'}\n")
 
     def test_folders_side_by_side_pass(self) -> None:
         found = read("variants:\n- {policy: p, output: {uri: out/a}}\n- {policy: q, output: {uri: out/ab}}\n")
@@ -263,21 +302,239 @@ class TestSecrets:
         assert [f"1 EV102 unknown entry '{key}' in input"] == refused(f"input: {{uri: a, {key}: b}}\n")
 
 
+LIVE = "checkpoint: state\n"
+
+
+def stream(address: str, more: str = "", **environ: str) -> InputDoc:
+    return read(f"{LIVE}input: {{uri: '{address}'{more}}}\n", **environ).input
+
+
+class TestStreams:
+    def test_a_stream_with_all_that_it_takes(self) -> None:
+        text = (
+            "input:\n"
+            "  uri: kafka://a:9093,[::1]:9094/orders,returns?group=veil&start=latest\n"
+            "  format: avro\n"
+            "  security.protocol: SASL_SSL\n"
+            "  registry: {url: 'https://registry:8081/path', basic.auth.user.info: 'me:${P}', bearer.auth.token: '${P}'}\n"
+            "  client: {socket.timeout.ms: 1000, sasl.password: '${P}', ssl.endpoint.check: false}\n"
+            "variants:\n"
+            "- policy: p\n"
+            "  output: {uri: 'kafka://b/anonymous', format: json, key: id, linger.ms: 0.5}\n"
+            "- policy: q\n"
+            "  output: {uri: 'kafka://b:9092/other', registry: {url: 'http://registry:8081'}}\n"
+        )
+        found = read(
+            text + "checkpoint: state\nroll: 5min\nslice: 2s\nidle_after: 30s\nmax_slice_bytes: 1000\nmax_window_bytes: 2000\n"
+            "metrics: 127.0.0.1:9464\nstop_when_refused: 5%/10min\n",
+            P="hunter2",
+        )
+
+        address = StreamAddress("kafka", "a:9093,[::1]:9094", ("orders", "returns"), "veil", "latest")
+        assert InputDoc(
+            ("kafka://a:9093,[::1]:9094/orders,returns",),
+            "avro",
+            stream=address,
+            client=(
+                ("sasl.password", "${P}"),
+                ("security.protocol", "SASL_SSL"),
+                ("socket.timeout.ms", "1000"),
+                ("ssl.endpoint.check", "false"),
+            ),
+            registry=RegistryDoc("https://registry:8081/path", (("basic.auth.user.info", "me:${P}"), ("bearer.auth.token", "${P}"))),
+        ) == (found.input)
+        assert [
+            OutputDoc(
+                "kafka://b:9092/anonymous",
+                "jsonl",
+                stream=StreamAddress("kafka", "b:9092", ("anonymous",)),
+                client=(("linger.ms", "0.5"),),
+                key="id",
+            ),
+            OutputDoc(
+                "kafka://b:9092/other",
+                "avro",
+                stream=StreamAddress("kafka", "b:9092", ("other",)),
+                registry=RegistryDoc("http://registry:8081"),
+            ),
+        ] == [variant.output for variant in found.variants]
+        assert ("state", Duration(5, "min"), Duration(2, "s")) == (found.checkpoint, found.roll, found.slice)
+        assert (Duration(30, "s"), 1000, 2000) == (found.idle_after, found.max_slice_bytes, found.max_window_bytes)
+        assert ("127.0.0.1:9464", StopWhen(Fraction(1, 20), 600_000_000)) == (found.metrics, found.stop_when_refused)
+        assert (True, False) == (found.is_live, found.watch)
+
+    def test_the_least_stream_has_defaults(self) -> None:
+        found = stream("kafka://broker/orders")
+
+        assert StreamAddress("kafka", "broker:9092", ("orders",), "eventveil-retail", "earliest") == found.stream
+        assert ("jsonl", (), None) == (found.format, found.client, found.registry)
+
+    @pytest.mark.parametrize("written", ["json", "jsonl"])
+    def test_json_has_two_names(self, written: str) -> None:
+        assert "jsonl" == stream("kafka://broker/orders", f", format: {written}, envelope: debezium").format
+
+    @pytest.mark.parametrize(
+        "address",
+        [
+            "kafka://",
+            "kafka:///orders",
+            "kafka://broker",
+            "kafka://broker/",
+            "kafka://broker/a/b",
+            "kafka://broker/.",
+            "kafka://broker/a,",
+            "kafka://broker/a,a",
+            "kafka://broker/^a.*",
+            "kafka://broker/" + 250 * "a",
+            "kafka://broker,/a",
+            "kafka://bro ker/a",
+            "kafka://broker:0/a",
+            "kafka://broker:65536/a",
+            "kafka://broker:x/a",
+            "kafka://me@broker/a",
+            "kafka://broker/a?",
+            "kafka://broker/a?group=",
+            "kafka://broker/a?group=a&group=b",
+            "kafka://broker/a?start=now",
+            "kafka://broker/a?acks=0",
+            "kafka://broker/a#b",
+        ],
+    )
+    def test_what_is_no_address_is_refused(self, address: str) -> None:
+        assert ["EV103"] == [found.split()[1] for found in refused(f"{LIVE}input: {{uri: '{address}'}}\n")]
+
+    def test_a_stream_stands_alone(self) -> None:
+        assert "EV103" in refused(f"{LIVE}input: {{uri: [a, 'kafka://broker/orders']}}\n")[0]
+        assert read(f"{LIVE}input: {{uri: ['kafka://broker/orders']}}\n").input == stream("kafka://broker/orders")
+
+    @pytest.mark.parametrize("text", ["input: {uri: 'kafka://broker/orders'}\n", "watch: true\n"])
+    def test_it_needs_a_checkpoint(self, text: str) -> None:
+        assert ["EV104"] == [found.split()[1] for found in refused(text)]
+
+    @pytest.mark.parametrize("entry", ["checkpoint: c", "roll: 1min", "slice: 1s", "idle_after: 1s", "max_slice_bytes: 1"])
+    def test_what_is_for_streams_alone_is_not_ignored_with_files(self, entry: str) -> None:
+        assert ["EV103"] == [found.split()[1] for found in refused(entry + "\n")]
+
+    def test_a_folder_is_watched(self) -> None:
+        found = read(f"{LIVE}watch: true\nroll: 1h\n")
+
+        assert (True, True, "state") == (found.watch, found.is_live, found.checkpoint)
+
+    @pytest.mark.parametrize("key", ["enable.auto.commit", "group.id", "auto.offset.reset", "transactional.id", "bootstrap.servers"])
+    @pytest.mark.parametrize("form", ["{}: x", "client: {{{}: x}}"])
+    def test_settings_that_are_ours_are_refused(self, key: str, form: str) -> None:
+        assert ["EV103"] == [found.split()[1] for found in refused(f"{LIVE}input: {{uri: 'kafka://b/t', {form.format(key)}}}\n")]
+
+    @pytest.mark.parametrize(
+        "more",
+        ["a.b: [x]", "a.b: {c: d}", "'a b.c': x", "a.b: c, client: {a.b: c}", "client: x", "client: [x]", "registry: {url: x}"],
+    )
+    def test_settings_that_are_none_are_refused(self, more: str) -> None:
+        assert ["EV103"] == [found.split()[1] for found in refused(f"{LIVE}input: {{uri: 'kafka://b/t', {more}}}\n")]
+
+    def test_settings_beside_a_path_are_unknown(self) -> None:
+        assert ["1 EV102 unknown entry 'sasl.username' in input"] == refused("input: {uri: a, sasl.username: me}\n")
+
+
+class TestReferences:
+    def test_a_setting_keeps_its_references(self, tmp_path: Path) -> None:
+        (tmp_path / "secret").write_bytes(b"hunter2\n")
+        text = f"input: {{uri: 'kafka://b/t', sasl.password: '${{P}}', ssl.key.password: '${{file:secret}}'}}\n{LIVE}"
+        found = read(text, str(tmp_path / "job.yaml"), P="hunter1")
+
+        assert b"hunter" not in pickle.dumps(found)
+        assert ("hunter1", "hunter2") == tuple(fill_references(value, {"P": "hunter1"}) for _, value in found.input.client)
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [("a", "a"), ("${A}", "1"), ("${A}:${B}", "1:${A}"), ("$${A}", "${A}"), ("$A}", "$A}")],
+    )
+    def test_they_are_filled_once(self, text: str, expected: str) -> None:
+        assert expected == fill_references(text, {"A": "1", "B": "${A}"})
+
+    @pytest.mark.parametrize("value", [b"a\nb\n", b"a\r\n", b"", "ä".encode()], ids=["lines", "windows", "empty", "unicode"])
+    def test_a_file_loses_its_last_line_end_alone(self, value: bytes, tmp_path: Path) -> None:
+        (tmp_path / "secret").write_bytes(value)
+
+        assert value.decode().removesuffix("\n").removesuffix("\r") == fill_references(f"${{file:{tmp_path}/secret}}", {})
+
+    @pytest.mark.parametrize(
+        ("value", "code"), [("${NOT_SET}", "EV117"), ("${file:/no/such/file}", "EV115"), ("${", "EV103"), ("${a b}", "EV103")]
+    )
+    def test_what_cannot_be_filled_is_found_at_once(self, value: str, code: str) -> None:
+        text = f"{LIVE}input: {{uri: 'kafka://b/t', ssl.ca.location: '{value}', client: {{ssl.certificate.location: '{value}'}}}}\n"
+
+        assert [code, code] == [found.split()[1] for found in refused(text)]
+        with pytest.raises(PolicyError, match=code):
+            fill_references(value, {})
+
+    @pytest.mark.parametrize("data", [b"\xff", b"a\0b", b"a" * 65_537], ids=["not UTF-8", "NUL", "large"])
+    def test_a_file_that_is_no_secret_is_refused(self, data: bytes, tmp_path: Path) -> None:
+        (tmp_path / "secret").write_bytes(data)
+        with pytest.raises(PolicyError, match="EV115"):
+            fill_references(f"${{file:{tmp_path}/secret}}", {})
+
+    @pytest.mark.parametrize(
+        ("setting", "is_refused"),
+        [
+            ("ssl.key.pem: x", True),
+            ("sasl.password: '${P}'", False),
+            ("sasl.password: '${file:/dev/null}'", False),
+            ("registry: {url: 'http://r', basic.auth.user.info: 'me:hunter2'}", True),
+            ("registry: {url: 'http://r', basic.auth.user.info: '${P}:${P}'}", False),
+            ("registry: {url: 'http://me:hunter2@r'}", True),
+            ("ssl.key.location: key.pem", False),
+            ("sasl.oauthbearer.token.endpoint.url: 'http://x'", False),
+        ],
+    )
+    def test_a_secret_in_clear_is_refused(self, setting: str, is_refused: bool) -> None:
+        text = f"{LIVE}input: {{uri: 'kafka://b/t', format: avro, {setting}}}\n"
+        if is_refused:
+            assert any(" EV118 " in found for found in refused(text, P="p"))
+        else:
+            assert read(text, P="p").input.stream is not None
+
+    def test_nor_does_it_stand_in_the_query(self) -> None:
+        with pytest.raises(PolicyError) as caught:
+            read(f"{LIVE}input: {{uri: 'kafka://b/t?sasl.password=hunter2'}}\n")
+
+        assert {"EV103", "EV118"} == {found.code for found in caught.value.problems}
+        assert "hunter2" not in str(caught.value)
+
+
+class TestStopWhen:
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("5%/10min", StopWhen(Fraction(1, 20), 600_000_000)),
+            ("0.5%/1h", StopWhen(Fraction(1, 200), 3_600_000_000)),
+            ("0%/1s", StopWhen(Fraction(0), 1_000_000)),
+            ("never", StopWhen(Fraction(1), 0)),
+        ],
+    )
+    def test_a_share_over_a_time(self, text: str, expected: StopWhen) -> None:
+        assert expected == StopWhen.parse(text) == StopWhen.parse(str(expected))
+        assert (text == "never") == expected.is_never
+
+    @pytest.mark.parametrize("value", ["", "5%", "5/10min", "10min", "5%/1mo", "5%/0s", "101%/1s", "Never", 5, None, True])
+    def test_nothing_else(self, value: object) -> None:
+        with pytest.raises(ValueError, match="EV103"):
+            StopWhen.parse(value)
+
+
 class TestNotYet:
     @pytest.mark.parametrize(
         "text",
         [
-            "input: {uri: 'kafka://broker/topic', group.id: g, sasl.password: '${P}'}\n",
+            "input: {uri: 'delta://broker/topic', group.id: g, sasl.password: '${P}'}\n",
             "input: {uri: [a, 'pubsub://project/sub']}\n",
             "input: {uri: 'gs://bucket/x'}\n",
             "variants: [{policy: p, output: {uri: 's3://bucket/x', region: r}}]\n",
             "dead_letters: {uri: 'gs://bucket/x', custodian: c}\n",
+            "dead_letters: {uri: 'kafka://broker/refused', custodian: c}\n",
+            "watch: true\ncheckpoint: 's3://bucket/state'\n",
             "runner: flink\n",
             "runner: dataflow\n",
-            "roll: 1min\n",
-            "checkpoint: {uri: c}\n",
-            "watch: 10s\n",
-            "max_slice_bytes: 1\n",
         ],
     )
     def test_it_is_named_and_not_available(self, text: str) -> None:

@@ -342,21 +342,9 @@ class TestNotYet:
         "text",
         [
             "release: {k_anonymity: {k: 5}}\n",
-            "tombstones: drop\n",
-            "event: {type: {header: t, is: x}}\n",
-            "event: {type: {topic: t, is: x}}\n",
-            "event: {time: $time}\n",
-            "event: {subject: $key}\n",
-            "event: {id: [$key, $headers.name]}\n",
+            "tombstones: pass_key\n",
             "event: {time: t}\nwindow: {keys: 1d, life: ratchet}\n",
             "event: {time: t}\nwindow: {keys: 1d, life: kms}\n",
-            "fields: {$key: drop}\n",
-            "fields: {$key.id: drop}\n",
-            "fields: {$headers.name: drop}\n",
-            "fields: {$topic: drop}\n",
-            "fields: {$time: drop}\n",
-            "fields: {a: {renumber: {scope: window}}}\n",
-            "fields: {a: {into: {b: {renumber: {scope: window}}}}}\n",
             *(f"fields: {{a: {name}}}\n" for name in sorted(LATER)),
             "fields: {a: [{floor: 1d}, {release: k_anonymity}]}\n",
             "fields: {a: {into: {b: {tokenize: {}}}}}\n",
@@ -368,6 +356,75 @@ class TestNotYet:
     @pytest.mark.parametrize("name", ["$keys", "$timer", "key"])
     def test_other_names_are_fields(self, name: str) -> None:
         assert [name] == [rule.text for rule in rules(f"  {name}: drop\n")]
+
+
+class TestFieldsOfAStream:
+    def test_they_have_rules(self) -> None:
+        found = rules("  $key: drop\n  $headers.trace: drop\n  $headers.ce.type: drop\n  $headers.*: drop\n  $topic: drop\n  $time: drop\n")
+
+        assert [
+            Path(("$key",)),
+            Path(("$headers", "trace")),
+            Path(("$headers", "ce.type")),
+            Path(("$headers",), star=True),
+            Path(("$topic",)),
+            Path(("$time",)),
+        ] == [path for rule in found for path in rule.paths]
+
+    @pytest.mark.parametrize("key", ["$key.id", "$key[]", "$headers", "$headers{a}", "$headers.a[]", "$time.*", "$topic.a"])
+    def test_other_paths_lead_nowhere(self, key: str) -> None:
+        assert [f"2 EV110 '{key}' in fields is not a path"] == refused(f'fields:\n  "{key}": drop\n')
+
+    def test_they_say_when_who_and_whether(self) -> None:
+        found = read("event: {time: $time, id: [$topic, $key], subject: $headers.user, only_if: {$headers.consent: [yes]}}\n")
+
+        assert (("$time",), ("$topic", "$key"), ("$headers.user",)) == (
+            found.time and found.time.field,
+            found.id,
+            found.subject and found.subject.paths,
+        )
+        assert (("$headers.consent", ("yes",)),) == found.only_if
+
+    @pytest.mark.parametrize(
+        "entry", ["time: $key.a", "id: $headers", "id: ['$headers{a}']", "subject: $topic.a", "only_if: {$time.x: [a]}"]
+    )
+    def test_other_paths_of_an_event_lead_nowhere(self, entry: str) -> None:
+        assert ["EV110"] == codes(f"event: {{{entry}}}\n")
+
+    @pytest.mark.parametrize(
+        ("written", "expected"),
+        [
+            ("{header: ce.type, is: a}", TypeDoc("$headers.ce.type", "a")),
+            ("{field: $headers.ce.type, is: a}", TypeDoc("$headers.ce.type", "a")),
+            ("{topic: true, is: a}", TypeDoc("$topic", "a")),
+            ("{field: type, is: a}", TypeDoc("type", "a")),
+        ],
+    )
+    def test_a_type_is_named_by_a_field_a_header_or_the_topic(self, written: str, expected: TypeDoc) -> None:
+        assert expected == read(f"event: {{type: {written}}}\n").type
+
+    @pytest.mark.parametrize(
+        ("written", "expected"),
+        [
+            ("{field: a, header: b, is: x}", "EV103"),
+            ("{header: b, topic: true, is: x}", "EV103"),
+            ("{topic: false, is: x}", "EV103"),
+            ("{topic: orders, is: x}", "EV103"),
+            ("{header: 'a[]', is: x}", "EV103"),
+            ("{header: a}", "EV104"),
+            ("{topic: true}", "EV104"),
+        ],
+    )
+    def test_by_one_of_them(self, written: str, expected: str) -> None:
+        assert [expected] == codes(f"event: {{type: {written}}}\n")
+
+    def test_tombstones_are_dropped(self) -> None:
+        assert "drop" == read("").tombstones == read("tombstones: drop\n").tombstones
+        assert ["EV103"] == codes("tombstones: keep\n")
+
+    def test_a_policy_without_them_says_what_it_said_before(self) -> None:
+        assert read("").canonical() == read("tombstones: drop\n").canonical()
+        assert "tombstones" not in read("").canonical()
 
 
 class TestRules:
@@ -632,6 +689,7 @@ class TestJsonSchema:
             "allowed_lateness",
             "unknown_fields",
             "order",
+            "tombstones",
             "fields",
         } == set(found["properties"])
         assert ["policy", "version", "schema", "domain", "fields"] == found["required"]

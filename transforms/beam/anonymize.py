@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
 from eventveil.schemas.errors import EventveilError, PolicyError, Problem, SchemaError
-from eventveil.transforms.batch import ORDER, ROLL, WINDOW, Part, clock_of, part_of, refused_batch, with_kind, with_part
+from eventveil.transforms.batch import ORDER, ROLL, WINDOW, Part, clock_of, part_of, refused_batch, with_clock, with_kind, with_part
 from eventveil.transforms.beam.coder import RecordBatchCoder
 from eventveil.transforms.beam.guard import guarded
 from eventveil.transforms.compile import load_plan
@@ -102,7 +102,8 @@ class DecodeEvents(beam.DoFn):
             originals.take(rows),
         )
         yield beam.pvalue.TaggedOutput(REFUSED_TAG, self._letters(refused, part))
-        yield _decoded_batch(decoded, positions, originals, part)
+        batch = _decoded_batch(decoded, positions, originals, part)
+        yield with_clock(batch, clock_of(raw)) if clock_of(raw).now is not None else batch
 
     def _letters(self, refused: pa.RecordBatch, part: Part | None) -> pa.RecordBatch:
         names = ", ".join(name for name, _ in self._policies)

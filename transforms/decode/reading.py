@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from eventveil.schemas.events.tree import EventSchema
+from eventveil.schemas.job import RegistryDoc
 from eventveil.transforms.batch import kind_of
 from eventveil.transforms.decode.decoded import Decoded
 from eventveil.transforms.encode.json_events import encode_json
@@ -29,12 +30,17 @@ class Reading:
         schema, used: the event schema, and the leaves that go on.
         format: "json" or "avro" for batches with a `value` column; batches of columns need none.
         max_event_bytes: larger events are refused.
+        stream: what is read of a message beside its value, as ``$key``.
+        envelope: what stands around the event. registry: of the writers' schemas, where messages name them by id.
     """
 
     schema: EventSchema
     used: frozenset[str]
     format: str = "json"
     max_event_bytes: int = 8 << 20
+    stream: tuple[str, ...] = ()
+    envelope: str | None = None
+    registry: RegistryDoc | None = None
 
 
 class Originals:

@@ -1,0 +1,49 @@
+"""eventveil run, on a stream: until it is asked to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from eventveil.pipeline.prepare import ReadyJob
+from eventveil.pipeline.report.reporter import Reporter
+from eventveil.pipeline.report.server import Address
+from eventveil.pipeline.runners.slices import Drain, run
+from eventveil.schemas.errors import EventveilError
+from eventveil.schemas.job import Job
+
+__all__ = ["run_live"]
+
+
+def run_live(
+    ready: ReadyJob, job: Job, until_caught_up: bool, from_now: bool, *, log_json: bool, quiet: bool, debug: bool
+) -> Mapping[str, int]:
+    """Run a job on a stream; returns what it counted. Asked to stop (Ctrl-C, SIGTERM) it finishes its slice; asked again it stops at once."""
+    drain = Drain()
+    metrics = None if job.metrics is None else Address.parse(job.metrics)
+    with Reporter(ready.name, metrics=metrics, log_json=log_json, quiet=quiet, debug=debug) as reporter:
+        _drain_on_signals(drain)
+        try:
+            return run(ready, job.workers, drain, reporter, until_caught_up=until_caught_up, from_now=from_now)
+        except EventveilError as error:
+            if reporter.failed(error):
+                # Told as JSON already; the exit code says the rest.
+                raise type(error)(()) from None
+            raise
+
+
+def _drain_on_signals(drain: Drain) -> None:
+    def ask(*_: Any) -> None:
+        if drain.is_asked:
+            # Nothing is lost: the next run does the unfinished slice again.
+            os._exit(130)
+        drain.ask()
+        if sys.stderr.isatty():
+            print("\nfinishing what is at hand; once more to stop at once", file=sys.stderr)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, ask)

@@ -1,0 +1,415 @@
+"""slices: a stream on one machine, as a durable loop of bounded passes over the graph.
+
+What one slice does is decided, and noted in an intent, before it reads anything: up to where it reads, how far event time had come, and
+what the clock said. So a slice that was killed at any moment is done again as it was, and gives the same bytes under the same names.
+Windows that are due are published out of what earlier slices gathered, next to reading, so neither waits for the other.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from eventveil.pipeline.checkpoint.carry import CarryWriter
+from eventveil.pipeline.checkpoint.folder import CheckpointFolder
+from eventveil.pipeline.checkpoint.seal import StateSeal, WindowSeals
+from eventveil.pipeline.gate import Due, Fate, take_fates
+from eventveil.pipeline.graph import Work
+from eventveil.pipeline.prepare import Live, ReadyJob, Variant
+from eventveil.pipeline.report.pulse import PolicyCounts, Pulse, State
+from eventveil.pipeline.report.reporter import Reporter
+from eventveil.pipeline.report.stop import RefusedGate
+from eventveil.pipeline.runners._pass import Passed, run_pass
+from eventveil.pipeline.sources.stream import Unreachable
+from eventveil.pipeline.sources.watermark import Watermark
+from eventveil.schemas.errors import EventveilError
+from eventveil.transforms.batch import Clock
+from eventveil.transforms.keys.keyring import load_keys
+
+__all__ = ["Drain", "run", "run_bounded"]
+
+_Carried = Mapping[str, Mapping[str, Sequence[int]]]
+_FIRST_WAIT_S = 0.5
+_LONGEST_WAIT_S = 8.0
+
+
+class Drain:
+    """Asked to stop: the slice at hand is finished, and no further one begun."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+
+    def ask(self) -> None:
+        self._asked.set()
+
+    @property
+    def is_asked(self) -> bool:
+        return self._asked.is_set()
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, unless asked."""
+        self._asked.wait(max(0.0, seconds))
+
+
+@dataclass
+class _Held:
+    """What the checkpoint holds. `carry`: by variant and window, as the carry's writer lists it: bytes first."""
+
+    slice: int
+    state: dict[str, Any]
+    watermark: Watermark
+    carry: _Carried = field(default_factory=dict)
+    totals: Counter[str] = field(default_factory=Counter)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "slice": self.slice,
+            "state": self.state,
+            "watermark": self.watermark.as_json(),
+            "carry": self.carry,
+            "totals": dict(self.totals),
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> _Held:
+        watermark = Watermark.from_json(document["watermark"])
+        return cls(document["slice"], document["state"], watermark, document["carry"], Counter(document["totals"]))
+
+
+@dataclass(frozen=True)
+class _Intent:
+    """What a slice will do. `after`: the stream's state behind it."""
+
+    slice: int
+    after: dict[str, Any]
+    watermark: int | None
+    now: int
+
+    def as_json(self) -> dict[str, Any]:
+        return {"slice": self.slice, "after": self.after, "watermark": self.watermark, "now": self.now}
+
+
+def run(
+    job: ReadyJob, workers: int, drain: Drain, reporter: Reporter, *, until_caught_up: bool = False, from_now: bool = False
+) -> Mapping[str, int]:
+    """Run a job on a stream until it is asked to stop, or has caught up; returns what this run counted, as Beam's counters.
+
+    Args:
+        until_caught_up: stop when nothing is left to read and no window is due. Windows that are open stay so, in the checkpoint.
+        from_now: where the checkpoint is another job's, or events that it has to read are gone: set it aside, and begin anew from
+            what comes now.
+
+    Raises:
+        EventveilError: what cannot be mended by waiting. The checkpoint is whole, and the next run goes on from it.
+    """
+    assert job.live is not None, "a job on files has no slices"
+    loop = _Loop(job, job.live, workers, drain, reporter)
+    try:
+        loop.open(from_now)
+        loop.run(until_caught_up)
+    except Unreachable:
+        # What is away cannot hold a job that was asked to stop: the intent stands, and the next run does the slice.
+        if not drain.is_asked:
+            raise
+    finally:
+        loop.close()
+    loop.tell("stopped")
+    return loop.counted
+
+
+def run_bounded(job: ReadyJob, workers: int) -> Mapping[str, int]:
+    """Run a job on files whose rows wait for their windows: read all, then publish all windows. Raises as `run_pass`."""
+    place = tempfile.mkdtemp(prefix="eventveil-")
+    keys = load_keys(job.sealing.keys)
+    folder = CheckpointFolder(place, StateSeal.of(keys))
+    try:
+        folder.open({"job": job.name})
+        writer = folder.writer(_seals(job))
+        folder.write_intent({"slice": 0})
+        read = run_pass(job, Work(job.ranges, carry=writer.begin_slice(0)), workers)
+        carry = writer.flush_all()
+        folder.commit({"slice": 0, "carry": carry})
+        due = _due(job.variants, carry, 0, folder, everything=True)
+        take_fates()
+        if due:
+            read.counts.update(run_pass(job, Work((), due=due), workers).counts)
+        lost = [fate for fate in take_fates() if fate.what != "published"]
+        if lost:
+            raise EventveilError.of("EV603", f"{lost[0].variant}: {len(lost)} windows were not published", "raise max_window_bytes")
+        return read.counts
+    finally:
+        folder.close()
+        shutil.rmtree(place, ignore_errors=True)
+
+
+class _Loop:
+    def __init__(self, job: ReadyJob, live: Live, workers: int, drain: Drain, reporter: Reporter) -> None:
+        self._job = job
+        self._live = live
+        self._stream = live.stream
+        self._workers = workers
+        self._drain = drain
+        self._reporter = reporter
+        self._folder = CheckpointFolder(live.checkpoint, StateSeal.of(load_keys(job.sealing.keys)))
+        self._writer: CarryWriter | None = None
+        self._gate = RefusedGate(live.stop_when.share, live.stop_when.over_us) if live.stop_when is not None else None
+        self._began = time.monotonic()
+        self._slice_s = 0.0
+        self._heard: dict[str, int] = {}
+        self._idle: frozenset[str] = frozenset()
+        self._now = 0
+        self.counted: Counter[str] = Counter()
+
+    # -- beginning and end ------------------------------------------------------------------------------------------
+
+    def open(self, from_now: bool) -> None:
+        """Take the checkpoint over, or begin one."""
+        found = self._folder.open(self._identity(), from_now)
+        if found is not None and from_now and self._has_gap(found["state"]):
+            self._folder.set_aside()
+            found = None
+        if found is not None:
+            self._held = _Held.from_json(found)
+            self._now = self._held.watermark.as_json()["now"] or 0
+        else:
+            latest = from_now or self._live.from_latest
+            self._held = _Held(0, self._patiently(lambda: self._stream.begin(latest)), Watermark())
+        self._writer = self._folder.writer(_seals(self._job))
+        if found is None:
+            self._folder.commit(self._held.as_json())
+        self.tell("starting")
+
+    def _has_gap(self, state: dict[str, Any]) -> bool:
+        """Whether events that the checkpoint still has to read are gone. Only then does `from_now` leave it: a flag that was
+        forgotten in a start script must not skip what came while the job was down."""
+        try:
+            self._patiently(lambda: self._stream.next(state, self._live.max_slice_bytes))
+        except EventveilError as error:
+            if error.problems[0].code != "EV412":
+                raise
+            return True
+        return False
+
+    def close(self) -> None:
+        self._stream.close()
+        self._folder.close()
+
+    def _identity(self) -> dict[str, Any]:
+        variants = {
+            variant.name: {
+                "digest": variant.plan.digest,
+                "domain": variant.plan.domain,
+                "window": "" if variant.gathering is None else f"{variant.gathering.rule.duration} {variant.gathering.rule.zone}",
+            }
+            for variant in self._job.variants
+        }
+        return {"job": self._job.name, "keys": self._job.keys_id, "stream": self._stream.identity(), "variants": variants}
+
+    # -- the loop ---------------------------------------------------------------------------------------------------
+
+    def run(self, until_caught_up: bool) -> None:
+        noted = self._folder.intent()
+        if noted is not None:
+            self._do(_Intent(noted["slice"], noted["after"], noted["watermark"], noted["now"]))
+        while not self._drain.is_asked:
+            began = time.monotonic()
+            intent = self._patiently(self._look)
+            if intent is not None:
+                self._folder.write_intent(intent.as_json())
+                self._do(intent)
+            elif until_caught_up or self._drain.is_asked:
+                break
+            else:
+                self.tell("idle")
+            if intent is None or not (until_caught_up or self._is_behind()):
+                self._drain.wait(self._live.slice_us / 1e6 - (time.monotonic() - began))
+        if self._drain.is_asked:
+            self.tell("draining")
+
+    def _look(self) -> _Intent | None:
+        """What the next slice will do; None: nothing is new, and nothing due."""
+        held = self._held
+        after = self._stream.next(held.state, self._live.max_slice_bytes)
+        now = self._clock()
+        caught_up = self._stream.is_caught_up(held.state)
+        lanes = self._stream.lanes(after or held.state)
+        for lane in lanes:
+            if lane not in caught_up or lane not in self._heard:
+                self._heard[lane] = now
+        self._idle = frozenset(lane for lane in caught_up if now - self._heard.get(lane, now) >= self._live.idle_after_us)
+        watermark = held.watermark.advance({}, now=now, lanes=lanes, idle=self._idle)
+        if after is None and not self._due_at(watermark):
+            return None
+        return _Intent(held.slice + 1, after or held.state, watermark, now)
+
+    def _do(self, intent: _Intent) -> None:
+        """A slice, from its intent to its checkpoint."""
+        began = time.monotonic()
+        assert self._writer is not None, "opened before it runs"
+        writer, held = self._writer, self._held
+        due = self._due_at(intent.watermark, intent.slice)
+        closing = [(file.variant, one.start_us) for one in due for file in one.files]
+        ranges = self._stream.ranges(held.state, intent.after) if intent.after != held.state else ()
+
+        def attempt() -> tuple[Passed, list[Fate]]:
+            take_fates()
+            carry = writer.begin_slice(intent.slice, closing)
+            passed = run_pass(self._job, Work(ranges, Clock(intent.watermark, intent.now), carry, due), self._workers)
+            return passed, take_fates()
+
+        passed, fates = self._patiently(attempt)
+        self._check_balance(passed.counts)
+        carry = writer.flush_all()
+        writer.sync()
+        lanes = self._stream.lanes(intent.after)
+        held.watermark.advance(self._latest(passed), now=intent.now, lanes=lanes, idle=self._idle - set(self._active(passed)))
+        self._count(passed, fates)
+        self._held = _Held(intent.slice, intent.after, held.watermark, carry, held.totals)
+        unpublished = [(fate.variant, fate.start_us) for fate in fates if fate.what != "published"]
+        self._folder.commit(self._held.as_json(), withheld=unpublished)
+        self._stream.committed(intent.after)
+        self._slice_s = time.monotonic() - began
+        self.tell("running")
+        if self._gate is not None:
+            self._gate.check()
+
+    def _is_behind(self) -> bool:
+        """Whether the next slice has something to do at once: more than one slice may read, or windows that have just become due."""
+        held = self._held
+        return self._stream.lag(held.state) > 0 or bool(self._due_at(held.watermark.value))
+
+    def _patiently(self, action: Any) -> Any:
+        """The result of an action that is tried again while source, sink or registry are away. Asked to stop, it stops waiting.
+
+        Raises:
+            EventveilError: what waiting cannot mend; Unreachable too, once the job is asked to stop.
+        """
+        wait = _FIRST_WAIT_S
+        while True:
+            try:
+                return action()
+            except Unreachable as error:
+                if self._drain.is_asked:
+                    raise
+                self.tell("waiting", error.problems[0].code)
+                self._drain.wait(wait)
+                wait = min(wait * 2, _LONGEST_WAIT_S)
+
+    # -- what it knows ----------------------------------------------------------------------------------------------
+
+    def _clock(self) -> int:
+        """Microseconds since 1970; a clock that was set back stands still."""
+        self._now = max(self._now, time.time_ns() // 1_000)
+        return self._now
+
+    def _due_at(self, watermark: int | None, pane: int = 0) -> list[Due]:
+        return _due(self._job.variants, self._held.carry, pane, self._folder, watermark=watermark)
+
+    def _latest(self, passed: Passed) -> dict[str, int]:
+        """The highest accepted event time of each lane: the least of the policies that accepted something there."""
+        found: dict[str, int] = {}
+        for (_, origin), micros in passed.latest.items():
+            lane = self._stream.lane_of(origin)
+            found[lane] = min(micros, found.get(lane, micros))
+        return found
+
+    def _active(self, passed: Passed) -> Collection[str]:
+        return {self._stream.lane_of(origin) for _, origin in passed.latest}
+
+    def _check_balance(self, counts: Mapping[str, int]) -> None:
+        """Nothing may vanish: what went in came out, was refused or was filtered. Found out before the checkpoint says that it is done."""
+        for variant in self._job.variants:
+            name = variant.name
+            refused = sum(number for what, number in counts.items() if what.startswith(f"{name}|refused|"))
+            into, out, filtered = (counts.get(f"{name}|{what}", 0) for what in ("in", "out", "filtered"))
+            if into != out + refused + filtered:
+                raise EventveilError.of("EV901", f"{name}: {into} in, but {out} out, {refused} refused, {filtered} filtered")
+
+    def _count(self, passed: Passed, fates: Sequence[Fate]) -> None:
+        counts = Counter(passed.counts)
+        for fate in fates:
+            counts[f"{fate.variant}|windows|{fate.what}"] += 1
+        self.counted.update(counts)
+        self._held.totals.update(counts)
+        if self._gate is not None:
+            at = time.monotonic()
+            for variant in self._job.variants:
+                start = f"{variant.name}|refused|"
+                refused = {what.removeprefix(start): number for what, number in counts.items() if what.startswith(start)}
+                self._gate.add(at, variant.name, counts.get(f"{variant.name}|in", 0), refused)
+
+    def tell(self, state: State, reason: str = "") -> None:
+        held = self._held if hasattr(self, "_held") else _Held(0, {}, Watermark())
+        sizes = [sizes for windows in held.carry.values() for sizes in windows.values()]
+        self._reporter.update(
+            Pulse(
+                job=self._job.name,
+                state=state,
+                policies=tuple(_policy(variant.name, held.totals) for variant in self._job.variants),
+                slice=held.slice,
+                uptime_s=time.monotonic() - self._began,
+                lag=self._stream.lag(held.state) if held.state else None,
+                read=max((held.totals.get(f"{variant.name}|in", 0) for variant in self._job.variants), default=0),
+                open_windows=len(sizes),
+                carry_bytes=sum(size[0] for size in sizes),
+                now=self._clock(),
+                watermark=held.watermark.value,
+                slice_s=self._slice_s,
+                reason=reason,
+            )
+        )
+
+
+def _policy(name: str, totals: Mapping[str, int]) -> PolicyCounts:
+    def of(what: str) -> dict[str, int]:
+        start = f"{name}|{what}|"
+        return {key.removeprefix(start): number for key, number in totals.items() if key.startswith(start)}
+
+    plain = {what: totals.get(f"{name}|{what}", 0) for what in ("in", "out", "filtered", "published", "withheld", "conflict")}
+    return PolicyCounts(
+        policy=name,
+        read=plain["in"],
+        out=plain["out"],
+        filtered=plain["filtered"],
+        published=plain["published"],
+        withheld=plain["withheld"] + plain["conflict"],
+        refused=of("refused"),
+        drift=of("drift"),
+        windows=of("windows"),
+    )
+
+
+def _seals(job: ReadyJob) -> dict[str, WindowSeals]:
+    """The seals of the variants that are gathered."""
+    keys = load_keys(job.sealing.keys)
+    gathered = [(variant, variant.gathering) for variant in job.variants if variant.gathering is not None]
+    return {variant.name: WindowSeals(keys.domain(variant.plan.domain), gathering.rule) for variant, gathering in gathered}
+
+
+def _due(
+    variants: Sequence[Variant],
+    carry: _Carried,
+    pane: int,
+    folder: CheckpointFolder,
+    *,
+    watermark: int | None = None,
+    everything: bool = False,
+) -> list[Due]:
+    """The windows to be published, by their beginning. Those of one domain that a release model decides on are decided on together."""
+    groups: dict[tuple[int, str], list[str]] = {}
+    for variant in variants:
+        gathering = variant.gathering
+        for window in carry.get(variant.name, {}) if gathering is not None else ():
+            start = int(window)
+            if gathering is not None and (everything or gathering.is_due(start, watermark)):
+                together = f"domain {variant.plan.domain} {gathering.rule}" if gathering.released else f"variant {variant.name}"
+                groups.setdefault((start, together), []).append(variant.name)
+    return [
+        Due(start, pane, tuple(folder.carry(name, start) for name in sorted(names))) for (start, _), names in sorted(groups.items())
+    ]

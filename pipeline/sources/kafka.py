@@ -1,0 +1,254 @@
+"""Kafka as a source: says how far its topics go, and reads ranges of offsets as raw batches.
+
+Where a job stands is decided by its checkpoint alone; what is committed to the consumer group is for whoever watches from outside.
+Nothing is skipped: an offset that is gone, or a topic that was made anew, stops the job.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import confluent_kafka as ck
+import pyarrow as pa
+from confluent_kafka import admin as ck_admin
+
+from eventveil.pipeline.sources._kafka_client import Cluster, Connection, explain
+from eventveil.pipeline.sources._kafka_reader import Lane, close_parked, gone, park, take
+from eventveil.pipeline.sources._parts import mark_parts
+from eventveil.pipeline.sources.files import BATCH_BYTES, MAX_EVENT_BYTES
+from eventveil.pipeline.sources.stream import State, Unreachable
+from eventveil.schemas.errors import StorageError
+
+__all__ = ["Cluster", "KafkaStream", "TopicRange", "read_topic"]
+
+_LOG = logging.getLogger(__name__)
+
+_SPEC: Any = ck_admin.OffsetSpec  # type: ignore[attr-defined]  # the library does not say that it exports it
+
+_LOOK_S = 10.0
+"""How long a call waits for the brokers before it says that they cannot be reached."""
+
+# Until something was read nobody knows how large messages are.
+_FIRST_MESSAGES = 4096
+_MOST_MESSAGES = 1 << 19
+_LEAST_SIZE = 32.0
+
+_sizes: dict[tuple[str, str], float] = {}
+"""Bytes per offset of what was read last, by cluster and topic."""
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class TopicRange:
+    """What one worker reads of a slice.
+
+    Attributes:
+        group: the number of the group of partitions, whose consumer is kept from one slice to the next.
+        pieces: topic, partition, start and end (exclusive), all of them offsets.
+    """
+
+    cluster: Cluster
+    group: int
+    pieces: tuple[tuple[str, int, int, int], ...]
+
+
+def read_topic(
+    piece: TopicRange,
+    wants: frozenset[str] = frozenset(),
+    batch_bytes: int = BATCH_BYTES,
+    max_event_bytes: int = MAX_EVENT_BYTES,
+    registry: Any = None,
+) -> Iterator[pa.RecordBatch]:
+    """The raw batches of a range, partition after partition, each marked with its part; a range without messages has none.
+
+    Args:
+        wants: columns beside `value` (null for a message without a value) and `position`: of key, headers, topic, time, appended.
+            Headers are null where the name of one is not text.
+        batch_bytes: bytes of a batch at most, unless a single message has more.
+
+    Raises:
+        Unreachable: EV413, for now. StorageError: EV412 messages are gone, EV413 for good.
+    """
+    lanes = {(topic, partition): (start, end) for topic, partition, start, end in piece.pieces}
+    reader = take(piece.cluster, piece.group, wants)
+    finished = False
+    try:
+        reader.go_to({lane: start for lane, (start, _) in lanes.items()}, {lane: end for lane, (_, end) in lanes.items()})
+        for (topic, partition), (start, _) in lanes.items():
+            batches = reader.read((topic, partition), batch_bytes)
+            yield from mark_parts(f"{topic}/{partition}", ((start, batch) for batch in batches))
+        finished = True
+    finally:
+        if finished:
+            _learn(piece, reader.bytes_of)
+            park(reader, piece.cluster, piece.group, wants)
+        else:
+            reader.close()
+
+
+def _learn(piece: TopicRange, bytes_of: dict[str, int]) -> None:
+    for topic in {topic for topic, *_ in piece.pieces}:
+        offsets = sum(end - start for name, _, start, end in piece.pieces if name == topic)
+        found = max(bytes_of.pop(topic, 0) / max(offsets, 1), _LEAST_SIZE)
+        with _lock:
+            known = _sizes.get((piece.cluster.bootstrap, topic), found)
+            _sizes[piece.cluster.bootstrap, topic] = (known + found) / 2
+
+
+class KafkaStream:
+    """Topics of one cluster as a `Stream`.
+
+    A lane is a partition, written ``topic/partition``. A partition that is added while the job runs is read from its beginning.
+
+    Args:
+        group: the consumer group to which positions are told.
+        groups: how many elements a slice is cut into; the same for as long as the job lives.
+    """
+
+    def __init__(self, cluster: Cluster, topics: tuple[str, ...], group: str, groups: int = 1) -> None:
+        self._cluster = cluster.with_group(group)
+        self._topics = tuple(sorted(set(topics)))
+        self._group = group
+        self._groups = groups
+        self._place = f"kafka://{cluster.bootstrap}/{','.join(self._topics)}"
+        self._connection = Connection(self._cluster)
+        self._admin = self._connection.admin()
+        self._ends: dict[str, int] = {}
+        self._telling: list[Future[Any]] = []
+
+    def identity(self) -> dict[str, Any]:
+        # Not the brokers' addresses: they move. That a topic is the same one is told by the ids in the state.
+        return {"kind": "kafka", "topics": list(self._topics)}
+
+    def begin(self, from_now: bool) -> State:
+        ids, lows, highs = self._look()
+        self._ends = {_name(lane): high for lane, high in highs.items()}
+        return {"positions": {_name(lane): at for lane, at in sorted((highs if from_now else lows).items())}, "ids": ids}
+
+    def next(self, state: State, most_bytes: int) -> State | None:
+        positions: dict[str, int] = state["positions"]
+        ids, lows, highs = self._look()
+        for topic, told in state["ids"].items():
+            if told and ids.get(topic) and told != ids[topic]:
+                remedy = "its events are others: say --from-now, or begin with a checkpoint of its own"
+                raise StorageError.of("EV412", "the topic was deleted and made anew", remedy, file=f"{self._place}: {topic}")
+        waiting: dict[Lane, int] = {}
+        for lane, high in highs.items():
+            at = positions.get(_name(lane), 0)
+            if not lows[lane] <= at <= high:
+                raise gone(lane, at, lows[lane])
+            waiting[lane] = high - at
+        missing = sorted(set(positions) - {_name(lane) for lane in highs})
+        if missing:
+            raise explain("UNKNOWN_TOPIC_OR_PART", f"{self._place}: {missing[0]}")
+        self._ends = {_name(lane): high for lane, high in highs.items()}
+        taken = self._share({lane: count for lane, count in waiting.items() if count}, most_bytes)
+        if not taken:
+            return None
+        after = {_name(lane): positions.get(_name(lane), 0) + taken.get(lane, 0) for lane in sorted(highs)}
+        return {"positions": after, "ids": ids}
+
+    def ranges(self, before: State, after: State) -> tuple[TopicRange, ...]:
+        groups: dict[int, list[tuple[str, int, int, int]]] = {}
+        for lane, end in after["positions"].items():
+            topic, partition = _lane(lane)
+            start = before["positions"].get(lane, 0)
+            if end > start:
+                groups.setdefault(partition % self._groups, []).append((topic, partition, start, end))
+        return tuple(TopicRange(self._cluster, group, tuple(sorted(pieces))) for group, pieces in sorted(groups.items()))
+
+    def lanes(self, state: State) -> tuple[str, ...]:
+        return tuple(state["positions"])
+
+    def lane_of(self, origin: str) -> str:
+        return origin
+
+    def is_caught_up(self, state: State) -> frozenset[str]:
+        return frozenset(lane for lane, at in state["positions"].items() if at >= self._ends.get(lane, at + 1))
+
+    def lag(self, state: State) -> int:
+        return sum(max(0, end - state["positions"].get(lane, 0)) for lane, end in self._ends.items())
+
+    def committed(self, state: State) -> None:
+        if any(not one.done() for one in self._telling):
+            return  # the next one says more
+        try:
+            offsets = [ck.TopicPartition(*_lane(lane), at) for lane, at in state["positions"].items()]
+            told = self._admin.alter_consumer_group_offsets(
+                [ck.ConsumerGroupTopicPartitions(self._group, offsets)], request_timeout=_LOOK_S
+            )
+            self._telling = list(told.values())
+        except (ck.KafkaException, ValueError, TypeError):
+            _LOG.debug("the consumer group was not told")
+
+    def close(self) -> None:
+        for one in self._telling:
+            # What the group is told last is what stays.
+            try:
+                one.result(1)
+            except Exception:  # noqa: BLE001 - nobody depends on it
+                _LOG.debug("the consumer group was not told")
+        close_parked(self._cluster)
+
+    def _share(self, waiting: Mapping[Lane, int], most_bytes: int) -> dict[Lane, int]:
+        """How many offsets of each lane the slice takes: all of the short ones, and the same number of bytes of the others."""
+        with _lock:
+            known = {topic: _sizes.get((self._cluster.bootstrap, topic)) for topic in self._topics}
+        rows = _MOST_MESSAGES if all(known[topic] for topic, _ in waiting) else _FIRST_MESSAGES
+        sizes = {lane: known[lane[0]] or 1024.0 for lane in waiting}
+        budget = min(float(most_bytes), rows * min(sizes.values(), default=1.0))
+        taken: dict[Lane, int] = {}
+        open_ = sorted(waiting, key=lambda lane: (waiting[lane] * sizes[lane], lane))
+        for number, lane in enumerate(open_):
+            fair = budget / (len(open_) - number)
+            # A slice that takes nothing would never end.
+            taken[lane] = min(waiting[lane], max(1, int(fair / sizes[lane])))
+            budget -= taken[lane] * sizes[lane]
+        return taken
+
+    def _look(self) -> tuple[dict[str, str], dict[Lane, int], dict[Lane, int]]:
+        """Ids of the topics; lowest and next offset of each partition, the latter without what is still open in a transaction."""
+        deadline = time.monotonic() + _LOOK_S
+        while True:
+            self._admin.poll(0)  # its callbacks run here
+            left = max(1.0, deadline - time.monotonic())
+            try:
+                topics = _answers(self._admin.describe_topics(ck.TopicCollection(list(self._topics)), request_timeout=left))
+                lanes = [ck.TopicPartition(name, part.id) for name, topic in topics.items() for part in topic.partitions]
+                asked = [self._offsets(lanes, spec, left) for spec in (_SPEC.earliest(), _SPEC.latest())]
+                lows, highs = ({(lane.topic, lane.partition): at.offset for lane, at in _answers(one).items()} for one in asked)
+            except ck.KafkaException as error:
+                name = error.args[0].name()
+            else:
+                self._connection.succeeded()
+                return {name: str(topic.topic_id or "") for name, topic in topics.items()}, lows, highs
+            refusal = explain(name, self._place)
+            if not isinstance(refusal, Unreachable):
+                raise refusal
+            self._connection.note(name)
+            if time.monotonic() > deadline:
+                raise self._connection.failure(self._place)
+            time.sleep(0.2)
+
+    def _offsets(self, lanes: list[ck.TopicPartition], spec: Any, seconds: float) -> dict[ck.TopicPartition, Future[Any]]:
+        asked = dict.fromkeys(lanes, spec)
+        return self._admin.list_offsets(asked, isolation_level=ck.IsolationLevel.READ_COMMITTED, request_timeout=seconds)
+
+
+def _answers(asked: Mapping[Any, Future[Any]]) -> dict[Any, Any]:
+    return {of: answer.result() for of, answer in asked.items()}
+
+
+def _name(lane: Lane) -> str:
+    return f"{lane[0]}/{lane[1]}"
+
+
+def _lane(name: str) -> Lane:
+    topic, _, partition = name.partition("/")
+    return topic, int(partition)

@@ -1,0 +1,247 @@
+"""The grammar of jobs: the forms of their entries, and what each entry of an input or output is for."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
+from pydantic.config import JsonDict
+
+from eventveil.schemas._job_reading import Reader
+from eventveil.schemas.document import Hidden, Mapping, line_at, place
+from eventveil.schemas.durations import Duration
+from eventveil.schemas.grammar import Form, Name, Text
+from eventveil.schemas.limits import Limit, StopWhen
+from eventveil.schemas.streams import LATER_SCHEMES, SCHEME, STREAM_SCHEMES, StreamAddress
+
+__all__ = ["Compression", "Format", "InputForm", "JobForm", "OutputForm", "RegistryForm", "check_entries", "stream_of"]
+
+Format = Literal["jsonl", "avro", "parquet"]
+Compression = Literal["none", "gzip", "zstd"]
+
+_LARGEST_PART = 32 << 20
+_LARGEST_STATE = 1 << 40
+_LIVE_ONLY = ("checkpoint", "roll", "slice", "idle_after", "max_slice_bytes", "stop_when_refused")
+
+
+def _check_path(text: str) -> str:
+    scheme = SCHEME.match(text)
+    if scheme is None or (scheme[1] == "file" and text.startswith("file:///")):
+        return text
+    if scheme[1] in LATER_SCHEMES | STREAM_SCHEMES:
+        raise ValueError(f"EV111 {scheme[1]}:// is not available yet: write a path")
+    raise ValueError("EV103 no kind of place that we know: write a path, or file:/// and an absolute path")
+
+
+def stream_of(text: object) -> StreamAddress | None:
+    scheme = SCHEME.match(text) if isinstance(text, str) else None
+    return StreamAddress.parse(str(text)) if scheme is not None and scheme[1] in STREAM_SCHEMES else None
+
+
+def _check_input(text: str) -> str:
+    return text if stream_of(text) is not None else _check_path(text)
+
+
+def _check_inputs(texts: list[str]) -> list[str]:
+    if len(texts) > 1 and any(stream_of(text) is not None for text in texts):
+        raise ValueError("EV103 a stream stands among others: write it alone; several topics with commas")
+    return texts
+
+
+def _check_output(text: str) -> str:
+    stream = stream_of(text)
+    if stream is None:
+        return _check_path(text)
+    if len(stream.topics) > 1:
+        raise ValueError("EV103 more than one topic: write one")
+    if "?" in text:
+        raise ValueError("EV103 only what is read has a group and a start: write the address without them")
+    return text
+
+
+def _check_clock(length: Duration) -> Duration:
+    if length.unit not in ("s", "min", "h", "d"):
+        raise ValueError("EV103 not counted in these units: write it in s, min, h or d")
+    return length
+
+
+def _check_listen(text: str) -> str:
+    found = re.match(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9][A-Za-z0-9._-]{0,252}):([0-9]{1,5})\Z", text)
+    if found is None or not 0 < int(found[2]) < 65536:
+        raise ValueError("EV103 not an address to listen at: write host:port, as 127.0.0.1:9464")
+    return text
+
+
+def _check_registry(text: str) -> str:
+    if re.match(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?\Z", text) is None:
+        raise ValueError("EV103 not the address of a registry: write http:// or https://, host, port and path alone")
+    return text
+
+
+def _later_runner(value: Any) -> Any:
+    if isinstance(value, str) and value in ("flink", "dataflow"):
+        raise ValueError("EV111 not available yet: write local")
+    return value
+
+
+def _from_environment(value: Any) -> Any:
+    """What the environment fills is text; where a number or a boolean belongs it may be one."""
+    if isinstance(value, Hidden):
+        if re.match(r"[0-9]{1,18}\Z", value):
+            return int(value)
+        return {"true": True, "false": False}.get(value, value)
+    return value
+
+
+_FILLED: JsonDict = {"type": "string", "pattern": r"^\$\{[A-Za-z_][A-Za-z0-9_]*\}$"}
+
+
+def _count(description: str, most: int, default: int | None = None) -> Any:
+    """A field for a whole number from 1 to `most`."""
+    form: JsonDict = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": most}, _FILLED]}
+    return Field(default=default, ge=1, le=most, description=description, json_schema_extra=form)
+
+
+_Count = Annotated[int, BeforeValidator(_from_environment), WithJsonSchema({})]
+_Flag = Annotated[bool, BeforeValidator(_from_environment), WithJsonSchema({"anyOf": [{"type": "boolean"}, _FILLED]})]
+_Folder = Annotated[Text, AfterValidator(_check_path)]
+_Input = Annotated[Text, AfterValidator(_check_input)]
+_Output = Annotated[Text, AfterValidator(_check_output)]
+_Clock = Annotated[
+    Duration, AfterValidator(_check_clock), WithJsonSchema({"type": "string", "pattern": r"^([1-9][0-9]{0,8}(s|min|h|d)|.*\$\{.*)$"})
+]
+_Refused = Annotated[
+    Any,
+    BeforeValidator(Limit.parse),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?%$"}, _FILLED]}),
+]
+
+
+_Listen = Annotated[Text, AfterValidator(_check_listen)]
+_StopWhen = Annotated[
+    Any,
+    BeforeValidator(StopWhen.parse),
+    WithJsonSchema({"type": "string", "pattern": r"^(never|[0-9]+(\.[0-9]+)?%/[1-9][0-9]*(s|min|h|d|w)|.*\$\{.*)$"}),
+]
+_SETTINGS: JsonDict = {"type": ["string", "number", "boolean"]}
+_Client = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "additionalProperties": _SETTINGS})]
+_WrittenFormat = Literal["json", "jsonl", "avro", "parquet"]
+
+
+class _WithSettings(Form):
+    """A mapping in which settings of a client may stand beside our own entries: they have a dot in their names."""
+
+    model_config = ConfigDict(json_schema_extra={"patternProperties": {r"\.": _SETTINGS}})
+
+
+class RegistryForm(_WithSettings):
+    url: Annotated[Text, AfterValidator(_check_registry)] = Field(description="where the registry is")
+
+
+class InputForm(_WithSettings):
+    uri: Annotated[
+        Annotated[_Input, Tag("<text>")] | Annotated[list[_Input], Field(min_length=1), AfterValidator(_check_inputs), Tag("<list>")],
+        Discriminator(lambda value: "<list>" if isinstance(value, list) else "<text>"),
+    ] = Field(description="a path or pattern, or several; or a stream: kafka://host:port/topic")
+    format: _WrittenFormat | None = Field(default=None, description="told from the name where it is not given; json for streams")
+    compression: Compression | None = Field(default=None, description="told from the name where it is not given")
+    envelope: Literal["debezium"] | None = Field(default=None, description="what stands around the event in JSON")
+    registry: RegistryForm | None = Field(default=None, description="the schema registry that messages name their schemas of")
+    client: _Client | None = Field(default=None, description="settings of the stream's client")
+
+
+class OutputForm(_WithSettings):
+    uri: _Output = Field(description="the folder to write to; or a topic: kafka://host:port/topic")
+    format: _WrittenFormat | None = Field(default=None, description="that of the input where it is not given")
+    compression: Compression | None = Field(default=None, description="of jsonl: none, gzip or zstd")
+    partition_by: Literal["window"] | None = Field(default=None, description="window: a folder per window")
+    key: Text | None = Field(default=None, description="the output field that is the key of a message")
+    registry: RegistryForm | None = Field(default=None, description="the schema registry that the output's schema is registered in")
+    client: _Client | None = Field(default=None, description="settings of the stream's client")
+
+
+class VariantForm(Form):
+    name: Name | None = Field(default=None, description="the policy's name where it is not given")
+    policy: Text = Field(description="the file of the policy, relative to the job")
+    output: OutputForm = Field(description="where its events go")
+
+
+class DeadLettersForm(Form):
+    uri: _Folder = Field(description="the folder for refused events")
+    custodian: Text = Field(description="the file of the custodian's public key")
+
+
+class JobForm(Form):
+    job: Name = Field(description="the name of the job")
+    input: InputForm = Field(description="where events come from")
+    variants: list[VariantForm] = Field(min_length=1, description="one policy and one output each")
+    keys: Text | None = Field(default=None, description="the file of the keyring, or env:NAME")
+    dead_letters: DeadLettersForm | None = Field(default=None, description="where refused events are kept, and who may open them")
+    allow_loss: _Flag = Field(default=False, description="whether refused events may be lost")
+    runner: Annotated[Literal["local"], BeforeValidator(_later_runner)] = Field(default="local", description="what runs the job")
+    workers: _Count = _count("how many cores it uses", 64, 1)
+    max_refused: _Refused = Field(default=None, description="the count or share of refused events above which the job has failed")
+    max_event_bytes: _Count | None = _count("the largest event that is read", 1 << 30)
+    part_bytes: _Count | None = _count("decompressed input of one output part", _LARGEST_PART)
+    batch_bytes: _Count | None = _count("decompressed input of one batch", _LARGEST_PART)
+    summary: Text | None = Field(default=None, description="the file that the summary is written to, as JSON")
+    checkpoint: _Folder | None = Field(default=None, description="the folder in which a job on a stream keeps how far it has come")
+    watch: _Flag = Field(default=False, description="whether files that appear later are read too")
+    roll: _Clock | None = Field(default=None, description="event time of one file, where events wait for no window")
+    slice: _Clock | None = Field(default=None, description="how often a stream is read on")
+    idle_after: _Clock | None = Field(default=None, description="how long a partition may be silent before others go on without it")
+    max_slice_bytes: _Count | None = _count("the most that is read of a stream at once", _LARGEST_STATE)
+    max_window_bytes: _Count | None = _count("the largest window that is decided at once", _LARGEST_STATE)
+    metrics: Annotated[Text, AfterValidator(_check_listen)] | None = Field(
+        default=None, description="host:port at which metrics are served"
+    )
+    stop_when_refused: _StopWhen = Field(
+        default=None, description="the share of refused events over a time above which a job on a stream stops, as 5%/10min; or never"
+    )
+
+
+def check_entries(form: JobForm, document: Mapping, reader: Reader) -> None:
+    """What each entry of an input or output is for."""
+    uri = form.input.uri
+    stream = stream_of(uri if isinstance(uri, str) else uri[0])
+    _check_end(form.input, stream is not None, ("input",), document, reader)
+    for number, variant in enumerate(form.variants):
+        _check_end(variant.output, stream_of(variant.output.uri) is not None, ("variants", number, "output"), document, reader)
+    if form.input.envelope is not None and form.input.format not in (None, "json", "jsonl"):
+        line = line_at(document, ("input", "envelope"))
+        reader.add(line, "EV103", f"input.envelope does not go with {form.input.format}", "remove it: envelopes are of JSON")
+    is_live = stream is not None or form.watch
+    if stream is not None and form.watch:
+        reader.add(line_at(document, ["watch"]), "EV103", "watch does not go with a stream", "remove it: a stream is read on anyway")
+    if is_live and form.checkpoint is None and "checkpoint" not in reader.unread:
+        what = "a stream is read" if stream is not None else "folders are watched"
+        line = line_at(document, ["watch"] if stream is None else ["input", "uri"])
+        reader.add(
+            line, "EV104", f"{what}, and no checkpoint is named", "add checkpoint: the folder that remembers how far the job has come"
+        )
+    for name in () if is_live else _LIVE_ONLY:
+        if getattr(form, name) is not None:
+            remedy = "remove it, or say watch: true" if name != "roll" else "remove it: a file is made of each part of the input"
+            reader.add(line_at(document, [name]), "EV103", f"{name} is for streams, and files are read once", remedy)
+
+
+def _check_end(end: InputForm | OutputForm, is_stream: bool, at: tuple[str | int, ...], document: Mapping, reader: Reader) -> None:
+    def refuse(name: str, fact: str, remedy: str) -> None:
+        reader.add(line_at(document, (*at, name)), "EV103", f"{place([*at, name])} {fact}", remedy)
+
+    if not is_stream:
+        for name in ("client", "registry", "key"):
+            if getattr(end, name, None) is not None:
+                refuse(name, "is for streams", "remove it")
+        if end.format == "json":
+            refuse("format", "cannot be 'json'", "write jsonl: one object on each line")
+        return
+    if end.format == "parquet":
+        refuse("format", "cannot be 'parquet'", "write json or avro: a message is one event")
+    if end.compression is not None:
+        refuse("compression", "is for files", "write compression.type, a setting of the client")
+    if end.registry is not None and end.format not in (None, "avro"):
+        refuse("registry", f"does not go with {end.format}", "write format: avro, or remove it")
+    if isinstance(end, OutputForm) and end.partition_by is not None:
+        refuse("partition_by", "is for folders", "remove it: messages name their window in a header")
