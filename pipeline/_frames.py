@@ -99,7 +99,7 @@ class SealedFrames(KeyProvider):
         with pa.ipc.new_stream(sink, batch.schema) as writer:
             writer.write_batch(batch)
         begin = _HEAD.pack(_VERSION, len(head)) + head
-        return begin + self._seals.of(address.start_us).seal(memoryview(sink.getvalue()), begin)
+        return begin + self._seals.of(address.start_us).seal(memoryview(sink.getvalue()).cast("B"), begin)
 
     def unseal(self, frame: bytes) -> Opened:
         """Raises EV901 if the frame was changed, or belongs to another job."""

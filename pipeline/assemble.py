@@ -27,7 +27,7 @@ from eventveil.schemas.errors import EventveilError, StorageError, remedy_for
 from eventveil.transforms.batch import ORDER, Part, part_of
 from eventveil.transforms.beam.anonymize import count
 from eventveil.transforms.beam.guard import guarded
-from eventveil.transforms.columns import numbers_of
+from eventveil.transforms.columns import Column, numbers_of
 from eventveil.transforms.encode.compact import compact_batch
 from eventveil.transforms.keys.keyring import load_keys
 from eventveil.transforms.plan import Plan
@@ -72,6 +72,7 @@ class AssembleParts(beam.DoFn):
 
     def _same(self, part: Part) -> bool:
         return self._part is not None and (self._part.origin, self._part.start) == (part.origin, part.start)
+
 
 @dataclass(frozen=True)
 class WindowShard:
@@ -145,7 +146,9 @@ class AssembleWindows(beam.PTransform):
             decided = columns | "MeetToDecide" >> beam.GroupByKey() | "DecideWindows" >> beam.ParDo(decider).with_output_types(_PAIR)
             met = (met, decided) | "JoinDecided" >> beam.Flatten()
         publisher = PublishShards(self._frames, self._plans, self._gathering.released, self._publish)
-        outputs = met | "GroupShards" >> beam.GroupByKey() | "PublishShards" >> beam.ParDo(publisher).with_outputs(_WITHHELD, main=_RECEIPTS)
+        outputs = (
+            met | "GroupShards" >> beam.GroupByKey() | "PublishShards" >> beam.ParDo(publisher).with_outputs(_WITHHELD, main=_RECEIPTS)
+        )
         outputs[_RECEIPTS].element_type = bytes
         return outputs[_RECEIPTS], _of_pairs(outputs[_WITHHELD])
 
@@ -280,7 +283,8 @@ def split_shards(batch: pa.RecordBatch, shards: int) -> Iterator[tuple[int, pa.R
     leading = numbers_of(order.buffers()[1], np.uint8, 16 * len(order), 16 * order.offset).reshape(-1, 16)[:, :4]
     of_row = (np.ascontiguousarray(leading).view(">u4").reshape(-1).astype(np.uint64) * np.uint64(shards)) >> np.uint64(32)
     for shard in np.unique(of_row).tolist():
-        yield shard, batch.take(pa.array(np.flatnonzero(of_row == shard)))
+        rows: Column = pa.array(np.flatnonzero(of_row == shard))
+        yield shard, batch.take(rows)
 
 
 def _closing() -> beam.WindowInto:
@@ -291,7 +295,7 @@ def _closing() -> beam.WindowInto:
 
 
 def _is_first(pane: Any) -> bool:
-    return pane.index == 0 and pane.timing != PaneInfoTiming.LATE
+    return bool(pane.index == 0 and pane.timing != PaneInfoTiming.LATE)
 
 
 def _of_pairs(pairs: beam.PCollection) -> beam.PCollection:

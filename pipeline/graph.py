@@ -101,7 +101,7 @@ def reading_of(job: ReadyJob, variants: Sequence[Variant]) -> Reading:
     plans = [variant.plan for variant in variants]
     used = frozenset().union(*(plan.used for plan in plans))
     stream = tuple(sorted({leaf for plan in plans for leaf in plan.stream}))
-    return Reading(plans[0].schema, used, job.format, job.max_event_bytes, stream, job.envelope, job.registry)
+    return Reading(plans[0].schema, used, job.format, job.max_event_bytes, stream, job.envelope, job.registry, job.live is not None)
 
 
 def _keep_letters(letters: beam.PCollection, job: ReadyJob, stage: str) -> None:
@@ -117,7 +117,7 @@ def _by_type(raw: beam.PCollection, job: ReadyJob) -> dict[str, beam.PCollection
     field = next(one[0] for one in types if one is not None)
     names = sorted({one[1] for one in types if one is not None})
     policies = [(variant.name, variant.plan.digest) for variant in job.variants]
-    kinds, unknown = split_by_type(raw, field, names, policies, job.sealing, job.max_event_bytes)
+    kinds, unknown = split_by_type(raw, field, names, policies, job.sealing, job.max_event_bytes, job.live is not None)
     _keep_letters(unknown, job, "types")
     return kinds
 

@@ -65,7 +65,7 @@ class Coverage:
                     line = own[place.steps].line
                     self.fail("EV205", f"{place} has a rule, and {above[0].text} drops it", "remove one, or drop with a star", line)
                 found[place.steps] = own[place.steps]
-            elif above or starred:
+            elif above or starred or place.is_of_stream:
                 found[place.steps] = None
             elif isinstance(place.node, MapOf):
                 self.fail("EV218", f"map {place} has no rule", f"write {place}: drop, or name entries: {place}{{key}}: ...")

@@ -67,6 +67,12 @@ class Output:
         last = place.steps[-1]
         if chain.move is not None:
             return self._target(chain.move, place.steps, chain.line)
+        if place.is_of_stream:
+            if branch is None and chain.rename is None:
+                fact = f"{place} cannot leave under this name: no field of the output begins with $"
+                self.fail("EV219", fact, "add {rename: name} to the rule", chain.line)
+                return None
+            return (branch or chain.rename or "",)
         if last == EACH:
             if chain.rename is not None or branch is not None:
                 fact = f"{place} has no name of its own"

@@ -6,12 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from eventveil.schemas.events.paths import EACH, Path, parse_path
-from eventveil.schemas.events.tree import Field, ListOf, MapOf, Node, Record
+import pyarrow as pa
 
-__all__ = ["Place", "Steps", "list_of", "name_of", "names_of", "narrowed", "starts_with", "steps_of", "walk", "within"]
+from eventveil.schemas.events.paths import EACH, Path, is_of_stream, is_stream_leaf, parse_path
+from eventveil.schemas.events.tree import Field, Leaf, ListOf, MapOf, Node, Record
+
+__all__ = ["Place", "Steps", "list_of", "name_of", "names_of", "narrowed", "of_stream", "starts_with", "steps_of", "walk", "within"]
 
 Steps: TypeAlias = tuple[str, ...]
+
+_INSTANT = pa.timestamp("us", "UTC")
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,11 @@ class Place:
     node: Node
     own: bool
     above: bool = False
+
+    @property
+    def is_of_stream(self) -> bool:
+        """Whether it is no field of the event, but what a stream says beside it."""
+        return bool(self.steps) and is_of_stream(Path(self.steps))
 
     @property
     def nullable(self) -> bool:
@@ -53,6 +62,13 @@ def walk(node: Node, steps: Steps, own: bool, above: bool = False) -> Iterator[P
             yield from walk(one.node, (*steps, one.name), one.nullable, own or above)
     elif isinstance(node, ListOf):
         yield from walk(node.item, (*steps, EACH), node.nullable_items)
+
+
+def of_stream(named: Sequence[Steps]) -> Iterator[Place]:
+    """The leaves beside the event that a policy names. Any may be missing: not every source has them."""
+    for steps in dict.fromkeys(named):
+        if is_stream_leaf(Path(steps)):
+            yield Place(steps, Leaf(_INSTANT if steps == ("$time",) else pa.string()), own=True)
 
 
 def list_of(steps: Steps) -> Steps:

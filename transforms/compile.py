@@ -25,7 +25,7 @@ from eventveil.transforms._chains import Chain, Chains, coded
 from eventveil.transforms._coverage import Coverage
 from eventveil.transforms._event_access import EventFields, event_steps
 from eventveil.transforms._output import Emitted, Output
-from eventveil.transforms._places import Place, Steps, list_of, names_of, narrowed, walk, within
+from eventveil.transforms._places import Place, Steps, list_of, names_of, narrowed, of_stream, walk, within
 from eventveil.transforms.keys.canonical import canonical_tag
 from eventveil.transforms.plan import Apply, KeyRequest, Numbered, OutputField, Plan, Step, Together
 from eventveil.transforms.registry import GroupOperator, Operator, Setting
@@ -89,7 +89,7 @@ class _Compiler:
         self.files: dict[str, str] = {}
         self.warnings: list[str] = []
         named = [path.steps for rule in policy.rules for path in rule.paths] + event_steps(policy)
-        self.places = {place.steps: place for place in walk(narrowed(schema.root, (), named), (), False)}
+        self.places = {place.steps: place for place in [*walk(narrowed(schema.root, (), named), (), False), *of_stream(named)]}
         self.leaves = [place for place in self.places.values() if isinstance(place.node, Leaf | MapOf)]
         self.coverage = Coverage(schema, self.places, self.leaves, self.chains, self.fail)
         self.output = Output(self.places, self.coverage.shapes, self.fail, policy.line_of("fields"))
@@ -139,7 +139,7 @@ class _Compiler:
             digest=self._digest(),
             domain=self.policy.domain,
             schema=self.schema,
-            used=frozenset(str(place) for place in self._used()),
+            used=frozenset(str(place) for place in self._used() if not place.is_of_stream),
             event=event,
             key_window=WindowRule(window.keys, window.zone) if window.keys and event.times else None,
             release_window=WindowRule(window.release, window.zone) if window.release and event.times else None,
@@ -154,6 +154,10 @@ class _Compiler:
             ),
             warnings=tuple(self.warnings),
             needs_subject=self.needs_subject,
+            max_ahead_us=self.policy.max_ahead.shortest_us,
+            lateness_us=self.policy.allowed_lateness.shortest_us if self.policy.allowed_lateness else 0,
+            stream=tuple(sorted(str(place) for place in self._used() if place.is_of_stream)),
+            tombstones=self.policy.tombstones,
             numbered=tuple(Numbered(one.location, one.class_) for one in self.output.emitted if one.stands_in is not None),
             event_type=(self.policy.type.field, self.policy.type.is_) if self.policy.type else None,
         )
@@ -267,7 +271,7 @@ class _Compiler:
         captures = {one.name: one.type for one in result} if pa.types.is_struct(result) else None
         for name, value in (chain.branches or {}).items():
             line = getattr(chain.branches, "lines", {}).get(name, chain.line)
-            if not isinstance(name, str) or not name or "." in name or EACH in name:
+            if not isinstance(name, str) or not name or name.startswith("$") or "." in name or EACH in name:
                 self.fail("EV110", f"{label}: into needs plain names", line=line)
                 continue
             if captures is not None and name not in captures:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from eventveil.schemas.events.paths import EACH
+from eventveil.schemas.events.paths import EACH, parse_path
 from eventveil.schemas.events.tree import EventSchema
 from eventveil.transforms.batch import ORDER, WINDOW
 from eventveil.transforms.keys.derive import Keys
@@ -112,7 +112,14 @@ class OutputField:
 
 @dataclass(frozen=True)
 class Plan:
-    """A policy compiled against an event schema."""
+    """A policy compiled against an event schema.
+
+    Attributes:
+        used: the leaves of the schema that are read. stream: those of what a stream says beside an event: ``$key``, ``$headers.name``,
+            ``$topic``, ``$time``. Decoded events have both.
+        event_type: the path of the field, header or topic that names an event's type, and the type that the policy is for.
+        max_ahead_us, lateness_us: how far ahead of its arrival an event may be dated, and how long a window stays open.
+    """
 
     name: str
     version: int
@@ -137,6 +144,13 @@ class Plan:
     lateness_us: int = 0
     numbered: tuple[Numbered, ...] = ()
     stream: tuple[str, ...] = ()
+    tombstones: Literal["drop"] = "drop"
+
+    @property
+    def type_names(self) -> tuple[str, ...]:
+        """Where the type of an event stands, by names; empty where the policy is for all events."""
+        path = parse_path(self.event_type[0]) if self.event_type else None
+        return path.steps if path is not None else ()
 
     @property
     def output_schema(self) -> pa.Schema:

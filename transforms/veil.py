@@ -163,8 +163,7 @@ class Veil:
         """Which events the policy is not for; None if it is for all. A job has sorted them before; a pipeline of others' has not."""
         if self.plan.event_type is None:
             return None
-        field, kind = self.plan.event_type
-        same: Column = pc.equal(column(events, tuple(field.split("."))), pa.scalar(kind))
+        same: Column = pc.equal(column(events, self.plan.type_names), pa.scalar(self.plan.event_type[1]))
         strange: Mask = ~same.fill_null(False).to_numpy(zero_copy_only=False).astype(bool)
         return strange
 

@@ -73,6 +73,12 @@ def produce(address: str, topic: str, events: Iterator[dict[str, Any]], rate: fl
     return confirmed
 
 
+def shown(events: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for event in events:
+        print(json.dumps(event, ensure_ascii=False), flush=True)
+        yield event
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("topic", metavar="kafka://HOST:PORT/TOPIC")
@@ -82,6 +88,7 @@ def main() -> None:
     length.add_argument("--count", type=int, help="how many")
     parser.add_argument("--late", type=float, default=0, help="seconds that an order's time may lie back (0)")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--show", action="store_true", help="print the orders too, one a line")
     given = parser.parse_args()
     address, slash, topic = given.topic.removeprefix("kafka://").partition("/")
     if not (given.topic.startswith("kafka://") and address and slash and topic):
@@ -90,7 +97,8 @@ def main() -> None:
         parser.error("--rate must be above 0")
     count = given.count if given.seconds is None else max(1, round(given.seconds * given.rate))
     start = datetime.now(timezone.utc).replace(tzinfo=None)
-    confirmed = produce(address, topic, orders(given.seed, count, start, given.rate, given.late), given.rate)
+    events = orders(given.seed, count, start, given.rate, given.late)
+    confirmed = produce(address, topic, shown(events) if given.show else events, given.rate)
     print(f"{confirmed} orders written to {topic}", file=sys.stderr)
 
 

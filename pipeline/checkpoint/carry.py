@@ -191,7 +191,7 @@ class CarryWriter(KeyProvider):
         part = part_of(batch) or _NO_PART
         batch = batch.replace_schema_metadata(None)
         size = batch.nbytes
-        step = batch.num_rows if size <= _MOST_FRAME_BYTES else max(1, batch.num_rows * _MOST_FRAME_BYTES // size)
+        step = max(1, batch.num_rows * _MOST_FRAME_BYTES // max(size, _MOST_FRAME_BYTES))
         for first in range(0, batch.num_rows, step):
             piece = batch.slice(first, step)
             bytes_of_piece = size if step >= batch.num_rows else piece.nbytes

@@ -82,7 +82,7 @@ class _Fates:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._veil: Veil = plan.bind(throw_away_keys())
-        self._decoders = Decoders(Reading(plan.schema, plan.used))
+        self._decoders = Decoders(Reading(plan.schema, plan.used, stream=plan.stream))
 
     def of(self, raw: pa.RecordBatch) -> Iterator[tuple[str, _Fate]]:
         """Each event as text, and its fate."""

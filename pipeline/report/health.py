@@ -1,7 +1,7 @@
 """Is the job alive, and does it do its work? Two questions, because they have two answers: start it anew, or tell somebody.
 
 **Alive** (``/healthz``): nothing is wrong that a new start of this process would mend. It is not alive when it has failed, or when no
-slice was finished for longer than ten slices take, and at least a minute. A slice that still reads events counts as progress: killed
+slice was finished for longer than ten slices take, and at least three minutes. A slice that still reads events counts as progress: killed
 for being large, it would be begun again, and killed again. A job that waits for its broker is alive, however long: a new start brings
 no broker back, and would lose the reason.
 
@@ -21,7 +21,8 @@ from eventveil.pipeline.report.pulse import Pulse
 
 __all__ = ["Health", "Verdict"]
 
-_LEAST_PATIENCE_S = 60.0
+# Within a slice source and sink are each given a minute to answer, before the job says that it waits for them.
+_LEAST_PATIENCE_S = 180.0
 _SLICES = 10
 _WAIT_S = 300.0
 

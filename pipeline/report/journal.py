@@ -35,7 +35,7 @@ class _Growth:
 
 
 class Journal:
-    """Hears every pulse and logs what is worth a line. The first pulse is what a job begins from: its counts are not told as new."""
+    """Hears every pulse and logs what is worth a line. What a job begins from is told by its pulse ``starting``, and is not new."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -48,11 +48,12 @@ class Journal:
     def update(self, pulse: Pulse, per_second: float = 0.0) -> None:
         now, last = self._clock(), self._last
         self._last = pulse
-        if last is None:
+        self._tell_waiting(pulse, last, now)
+        if pulse.state == "starting":
             names = [one.policy for one in pulse.policies]
             tell(logging.INFO, "started", job=pulse.job, slice=pulse.slice, policies=names, lag=pulse.lag)
             self._slice_at = now
-        self._tell_waiting(pulse, last, now)
+            self._growths.clear()
         is_over = pulse.state == "stopped"
         for one in pulse.policies:
             self._tell_policy(pulse.job, one, now, at_once=is_over)

@@ -26,8 +26,8 @@ class Reporter:
     """Enter it before the first slice, and tell it a pulse
 
     - before the first slice, ``starting``, with the counts of the checkpoint: what later pulses have more is what is new;
-    - after every slice; after every look that found nothing new (``idle``) and every failed attempt (``waiting``), at least every ten
-      seconds: a job that says nothing for a minute counts as stuck;
+    - after every slice, after every look that found nothing new (``idle``), and after every failed attempt (``waiting``): a job that
+      says nothing for three minutes, or ten slices, counts as stuck;
     - ``draining`` when no further slice will be begun, ``stopped`` at the end.
 
     Args:
@@ -75,6 +75,8 @@ class Reporter:
     def update(self, pulse: Pulse) -> None:
         """Never raises for what happens outside: a terminal that is gone, a pipe that nobody reads."""
         now = time.monotonic()
+        if pulse.state == "starting":
+            self._rate = Rate()  # what the checkpoint holds was read by others
         self._rate.add(now, pulse.read)
         self._pulse = pulse
         self._health.update(pulse)

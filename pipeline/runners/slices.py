@@ -139,7 +139,9 @@ def run_bounded(job: ReadyJob, workers: int) -> Mapping[str, int]:
         take_fates()
         if due:
             read.counts.update(run_pass(job, Work((), due=due), workers).counts)
-        lost = [fate for fate in take_fates() if fate.what != "published"]
+        fates = take_fates()
+        read.counts.update(Counter(f"{fate.variant}|windows|{fate.what}" for fate in fates))
+        lost = [fate for fate in fates if fate.what != "published"]
         if lost:
             raise EventveilError.of("EV603", f"{lost[0].variant}: {len(lost)} windows were not published", "raise max_window_bytes")
         return read.counts

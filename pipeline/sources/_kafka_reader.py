@@ -21,7 +21,7 @@ import pyarrow as pa
 from eventveil.pipeline.sources._kafka_client import Cluster, Connection, explain
 from eventveil.pipeline.sources._kafka_columns import COLUMNS, header_bytes
 from eventveil.pipeline.sources._parts import BATCH_ROWS
-from eventveil.schemas.errors import Problem, StorageError
+from eventveil.schemas.errors import EventveilError, Problem, StorageError
 
 __all__ = ["Lane", "Reader", "close_parked", "gone", "park", "take"]
 
@@ -62,11 +62,7 @@ class _Held:
         """Take messages in, in the order of their offsets; returns the bytes they hold."""
         offsets = list(map(_offset, messages))
         if offsets[0] < self.fetched:
-            # After a pause or a change of leader the client may fetch anew from a place that it had passed.
-            known = bisect_left(offsets, self.fetched)
-            messages, offsets = messages[known:], offsets[known:]
-            if not offsets:
-                return 0
+            raise EventveilError.of("EV901", "the kafka client went back to what it had given")
         before = self.bytes
         sizes = list(map(len, messages))  # of the value
         for name, column in self.lists.items():
@@ -173,16 +169,19 @@ class Reader:
             self._resume([lane for lane, held in self._held.items() if held.paused])
         missing = sum(max(0, end - self._held[lane].fetched) for lane, end in self._ends.items() if not self._held[lane].paused)
         messages = self._consumer.consume(max(1, min(missing, _MESSAGES_AT_ONCE, _BYTES_AT_ONCE // self._size)), _WAIT_S)
-        if not messages:
-            return
         errors = list(map(ck.Message.error, messages))
         if any(errors):  # never compared with None: the client's errors cannot take that
+            self._receive([message for message, error in zip(messages, errors, strict=True) if error is None])
+            # Behind the messages: the end of a partition is told after what comes before it.
             for message, error in zip(messages, errors, strict=True):
                 if error is not None:
                     self._hear(message, error)
-            messages = [message for message, error in zip(messages, errors, strict=True) if error is None]
-            if not messages:
-                return
+        else:
+            self._receive(messages)
+
+    def _receive(self, messages: list[ck.Message]) -> None:
+        if not messages:
+            return
         self._connection.succeeded()
         keys = np.fromiter(map(ck.Message.partition, messages), np.int64, len(messages))
         if len(self._topics) > 1:

@@ -33,7 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eventveil.pipeline.graph import build
+from eventveil.pipeline.graph import Work, build
 from eventveil.pipeline.prepare import prepare
 from eventveil.schemas.errors import CODES, EventveilError
 from eventveil.schemas.job import load_job
@@ -640,7 +640,7 @@ class TestBeam:
 
         def run() -> Any:
             pipeline = beam.Pipeline(runner="FnApiRunner")
-            build(pipeline, job)
+            build(pipeline, job, Work(job.ranges))
             result = pipeline.run()
             result.wait_until_finish()
             return result
@@ -680,7 +680,7 @@ class TestBeam:
         job = prepare(load_job(desk.write_job("job", [_source(desk, planted.lines)], partition_by="window")))
         keys = _all_keys(job)
         pipeline = beam.Pipeline(runner="FnApiRunner")
-        build(pipeline, job)
+        build(pipeline, job, Work(job.ranges))
         fns = _fns(pipeline)
         assert {"ListRanges", "ReadEvents", "DecodeEvents", "ApplyPolicy", "WriteParts", "WriteLetters"} <= {
             type(fn).__name__ for fn in fns
@@ -703,7 +703,7 @@ class TestBeam:
         job = prepare(load_job(desk.write_job("job", [_source(desk, planted.lines)])))
         keys = _all_keys(job)
         pipeline = beam.Pipeline(runner="FnApiRunner")
-        build(pipeline, job)
+        build(pipeline, job, Work(job.ranges))
         for fn in _fns(pipeline):
             fn.setup()
             fn.start_bundle()

@@ -106,7 +106,7 @@ def graph(folder: Path, policies: Sequence[Path], files: int = 1) -> Graph:
     }
     root = beam.Pipeline("FnApiRunner", options=PipelineOptions(flags=[]))
     ready = prepare(parse_job(json.dumps(job), str(folder / "job.yaml")))
-        build(root, ready, Work(ready.ranges))
+    build(root, ready, Work(ready.ranges))
     return Graph(*root.to_runner_api(return_context=True))
 
 

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,10 @@ class TestUpAndDown:
         assert (again.returncode, again.stdout) == (0, f"kafka://{broker.address}\n")
         assert again.stderr == "kafka runs already\n"
         assert (broker.home / "kafka.address").read_text() == again.stdout
+
+    def test_nobody_else_can_read_what_is_in_the_topics(self, broker: Any) -> None:
+        for path in (broker.home / "kafka-data", broker.home / "kafka.log"):
+            assert path.stat().st_mode & 0o077 == 0
 
     def test_nobody_else_can_connect(self, broker: Any) -> None:
         port = int(broker.address.rpartition(":")[2])
@@ -167,7 +171,9 @@ class TestWhatIsMissingIsSaid:
         (tools / "java").symlink_to(str(shutil.which("java")))
         # It writes one file of many, and is killed.
         (tools / "mvn").write_text(
-            '#!/usr/bin/env bash\nfor argument; do [[ $argument != -DoutputDirectory=* ]] || echo x >"${argument#*=}/kafka.jar"; done\nkill -9 $$\n'
+            "#!/usr/bin/env bash\n"
+            'for argument; do [[ $argument != -DoutputDirectory=* ]] || echo x >"${argument#*=}/kafka.jar"; done\n'
+            "kill -9 $$\n"
         )
         (tools / "mvn").chmod(0o755)
         cache = tmp_path / "cache"
@@ -237,8 +243,19 @@ class TestInterrupted:
         assert not is_running(process)
         assert not (broker.home / "kafka.pid").exists()
 
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_tests_end_their_broker(self, tmp_path: Path, number: signal.Signals) -> None:
+    def test_the_next_up_waits_for_what_a_killed_one_has_begun(self, new_broker: Callable[[], Any]) -> None:
+        broker = new_broker()
+        with subprocess.Popen([LOCAL / "up", "--home", broker.home], stderr=subprocess.DEVNULL) as up:
+            deadline = time.monotonic() + 60
+            while not (broker.home / "kafka.pid").exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            up.kill()
+        process = broker.process
+
+        assert run("up", "--home", broker.home).stdout == f"kafka://{broker.address}\n"
+        assert broker.process == process
+
+    def test_tests_that_are_told_to_end_end_their_broker(self, tmp_path: Path) -> None:
         homes = tmp_path / "homes"
         live = tmp_path / "tests" / "live"
         live.mkdir(parents=True)
@@ -255,13 +272,12 @@ class TestInterrupted:
             cwd=tmp_path,
             stdout=subprocess.DEVNULL,
             env={name: value for name, value in os.environ.items() if name != "EVENTVEIL_KAFKA"} | {"EVENTVEIL_LIVE_HOMES": str(homes)},
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         ) as session:
             deadline = time.monotonic() + 60
             while not (tmp_path / "process").exists() and time.monotonic() < deadline:
                 time.sleep(0.1)
             time.sleep(0.2)
-            session.send_signal(number)
+            session.terminate()
             session.wait(60)
 
         assert not is_running(int((tmp_path / "process").read_text()))
@@ -312,8 +328,9 @@ class TestWhatTheTestsStandOn:
 
 class TestTheComposeFile:
     @pytest.fixture
-    def compose(self) -> Iterator[dict[str, Any]]:
-        yield YAML(typ="safe").load((LOCAL / "compose.yaml").read_text("utf-8"))
+    def compose(self) -> dict[str, Any]:
+        document: dict[str, Any] = YAML(typ="safe").load((LOCAL / "compose.yaml").read_text("utf-8"))
+        return document
 
     def test_it_runs_the_versions_that_up_runs(self, compose: dict[str, Any]) -> None:
         images = {service["image"] for service in compose["services"].values()}

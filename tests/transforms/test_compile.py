@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from eventveil.schemas.errors import EventveilError, PolicyError, SchemaError
 from eventveil.transforms.compile import load_plan
-from eventveil.transforms.plan import Plan
+from eventveil.transforms.plan import Numbered, Plan
 
 ORDER = {
     "type": "record",
@@ -326,3 +327,71 @@ class TestDigest:
         assert compiled({"email": {"truncate": 3}}).digest != plain.digest
         assert plain.digest == compiled({"email": {"truncate": 2}}, head="# a comment\n" + HEAD).digest
         assert spelled.fields == plain.fields
+
+
+class TestNumbersWithinAWindow:
+    RULE = {"renumber": {"scope": "window", "class": "person"}}
+
+    def test_leave_as_integers_and_wait_as_digests(self, compiled: Callable[..., Plan]) -> None:
+        rules = {
+            "email": [self.RULE, {"rename": "who"}],
+            "items": {"rename": "lines"},
+            "items[].sku": {"into": {"ref": {"renumber": "window"}, "start": {"truncate": 1}}},
+            "items[].price": "drop",
+            "items[].tags[]": self.RULE,
+        }
+        plan = compiled(rules, without=("items",))
+
+        assert (
+            Numbered(("who",), "person"),
+            Numbered(("lines", "[]", "ref"), "items[].sku>ref"),
+            Numbered(("lines", "[]", "tags", "[]"), "person"),
+        ) == plan.numbered
+        leaves = "list<item: struct<ref: {0} not null, start: string, tags: list<item: {0} not null> not null> not null> not null"
+        for schema, kind in ((plan.output_schema, "int64"), (plan.veiled_schema, "fixed_size_binary[16]")):
+            assert kind == str(schema.field("who").type)
+            assert leaves.format(kind) == f"{schema.field('lines').type} not null"
+        assert plan.output_schema.names == plan.veiled_schema.names[:-2]
+        assert "int64" == next(one.type for one in plan.fields if one.name == "lines[].ref")
+        assert pickle.loads(pickle.dumps(plan)).numbered == plan.numbered
+
+    def test_of_an_event_wait_for_nothing(self, compiled: Callable[..., Plan]) -> None:
+        assert () == compiled({"email": {"renumber": "event"}}).numbered
+
+    @pytest.mark.parametrize(
+        ("rules", "code", "text"),
+        [
+            pytest.param({"email": [RULE, {"bin": {"width": 2}}]}, "EV113", "bin stands behind renumber", id="treated further"),
+            pytest.param({"email": [RULE, RULE]}, "EV113", "renumber stands behind renumber", id="twice"),
+            pytest.param({"email": [RULE, "keep"]}, "EV113", "only rename and move may follow", id="kept"),
+            pytest.param({"email": [RULE, {"into": {"a": "keep"}}]}, "EV113", "taken apart behind renumber", id="taken apart"),
+            pytest.param(
+                {"email": RULE, "id": {"renumber": {"scope": "event", "class": "person"}}},
+                "EV217",
+                "class person is numbered within the event in fields.id and within the window in fields.email",
+                id="two scopes",
+            ),
+            pytest.param({"email": RULE, "age": RULE}, "EV208", "class person", id="two types"),
+            pytest.param({"items": "drop", "props": RULE}, "EV209", "props", id="a map"),
+        ],
+    )
+    def test_what_does_not_fit(self, compiled: Callable[..., Plan], rules: dict[str, Any], code: str, text: str) -> None:
+        with pytest.raises(EventveilError, match=code) as caught:
+            compiled(rules)
+
+        assert code in codes_of(caught.value)
+        assert text in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "head", [HEAD.replace("window: 1d\n", ""), HEAD.replace("time: at, ", "").replace("window: 1d\n", "")], ids=["window", "time"]
+    )
+    def test_time_and_window_must_be_named(self, compiled: Callable[..., Plan], head: str) -> None:
+        with pytest.raises(EventveilError) as caught:
+            compiled({"email": self.RULE}, head=head)
+
+        assert "EV104" in codes_of(caught.value)
+
+    def test_may_be_renamed_and_moved(self, compiled: Callable[..., Plan]) -> None:
+        plan = compiled({"email": [self.RULE, {"move": "a.b"}], "id": [{"normalize": ["lower"]}, self.RULE]})
+
+        assert [("a", "b"), ("id",)] == sorted(one.location for one in plan.numbered)

@@ -240,7 +240,11 @@ SAMPLES: dict[str, list[Sample]] = {
         Sample([of for of in EVERY if of != "bool"], {"class": "customer", "prefix": "c-", "stable": "domain", "prf": "aes-cmac"}),
         Sample([of for of in EVERY if of != "bool"], {"as": "binary", "bits": 256, "prf": "hmac-sha256"}),
     ],
-    "renumber": [Sample(EVERY, {"scope": "event"}), Sample(EVERY, {"scope": "window", "class": "product"}), Sample(EVERY, {"scope": "window"})],
+    "renumber": [
+        Sample(EVERY, {"scope": "event"}),
+        Sample(EVERY, {"scope": "window", "class": "product"}),
+        Sample(EVERY, {"scope": "window"}),
+    ],
     "keep": [Sample(EVERY), Sample(EVERY, {"because": "a carrier is no person"})],
     "mask": [
         Sample(["string"]),

@@ -20,7 +20,20 @@ import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
 from eventveil.schemas.errors import EventveilError, PolicyError, Problem, SchemaError
-from eventveil.transforms.batch import ORDER, ROLL, WINDOW, Part, clock_of, part_of, refused_batch, with_clock, with_kind, with_part
+from eventveil.transforms.batch import (
+    ORDER,
+    ROLL,
+    WINDOW,
+    Clock,
+    Part,
+    clock_of,
+    kind_of,
+    part_of,
+    refused_batch,
+    with_clock,
+    with_kind,
+    with_part,
+)
 from eventveil.transforms.beam.coder import RecordBatchCoder
 from eventveil.transforms.beam.guard import guarded
 from eventveil.transforms.compile import load_plan
@@ -48,6 +61,7 @@ __all__ = [
     "count_codes",
     "decode",
     "veil",
+    "without_tombstones",
 ]
 
 REFUSED_TAG = "refused"
@@ -81,6 +95,10 @@ class DecodeEvents(beam.DoFn):
     @guarded
     def process(self, raw: pa.RecordBatch) -> Iterator[Any]:
         part = part_of(raw)
+        for policy, _ in self._policies:
+            count(f"{policy}|in", raw.num_rows)
+        if self._reading.tombstones:
+            raw = without_tombstones(raw, self._policies)
         originals = Originals(raw)
         try:
             decoded = self._decoders.decode(raw)
@@ -90,7 +108,6 @@ class DecodeEvents(beam.DoFn):
             raise type(error)(replace(problem, file=problem.file or origin) for problem in error.problems) from None
         positions = originals.positions
         for policy, _ in self._policies:
-            count(f"{policy}|in", raw.num_rows)
             count_codes(policy, decoded.refused_codes)
         rows: Column = pa.array(decoded.refused_rows)
         refused = refused_batch(
@@ -102,8 +119,7 @@ class DecodeEvents(beam.DoFn):
             originals.take(rows),
         )
         yield beam.pvalue.TaggedOutput(REFUSED_TAG, self._letters(refused, part))
-        batch = _decoded_batch(decoded, positions, originals, part)
-        yield with_clock(batch, clock_of(raw)) if clock_of(raw).now is not None else batch
+        yield _marked(_decoded_batch(decoded, raw, originals), raw)
 
     def _letters(self, refused: pa.RecordBatch, part: Part | None) -> pa.RecordBatch:
         names = ", ".join(name for name, _ in self._policies)
@@ -158,7 +174,7 @@ class ApplyPolicy(beam.DoFn):
         )
         letters = self._sealer.seal(refused, origin=part.origin if part else "", policy=self._policy, digest=self._plan.digest)
         yield beam.pvalue.TaggedOutput(REFUSED_TAG, with_part(letters, part) if part else letters)
-        yield with_part(outcome.veiled, part) if part else outcome.veiled
+        yield _marked(outcome.veiled, decoded)
 
     def _count(self, outcome: Outcome) -> None:
         count(f"{self._policy}|out", outcome.veiled.num_rows)
@@ -262,7 +278,8 @@ class Anonymize(beam.PTransform):
 
     Raises:
         PolicyError, SchemaError: when the pipeline is built; EV119 when refused events would be lost, EV120 when elements are
-            neither bytes nor RecordBatches, or of no known type, EV211 when the policy names events by a position that they have not.
+            neither bytes nor RecordBatches, or of no known type, EV211 when the policy names events by a position that they have not,
+            EV204 when it reads what only a stream says beside an event, EV111 when it numbers values within a window.
     """
 
     def __init__(
@@ -283,6 +300,12 @@ class Anonymize(beam.PTransform):
         if self.plan.event.ids == ((POSITION,),):
             fact = "event.id is $position, and elements of a PCollection have none that a replay would find again"
             raise PolicyError(Problem("", 0, "EV211", fact, "name fields of the event"))
+        if self.plan.numbered:
+            fact = f"{self.plan.name} numbers values when their window closes, and here batches leave as they come"
+            raise PolicyError(Problem("", 0, "EV111", fact, "run the policy as a job, or write renumber: {scope: event}"))
+        if self.plan.stream:
+            fact = f"{self.plan.name} reads {', '.join(self.plan.stream)}, and elements of a PCollection have no such fields"
+            raise SchemaError(Problem("", 0, "EV204", fact, "name fields of the event"))
         self._sealing = Sealing(keys, None if custodian is None else load_public(custodian))
         self._reading = Reading(self.plan.schema, self.plan.used, format, max_event_bytes)
         self._messages = messages
@@ -325,15 +348,32 @@ def _two_outputs(outputs: Any) -> tuple[beam.PCollection, beam.PCollection]:
     return outputs[VEILED_TAG], outputs[REFUSED_TAG]
 
 
-def _decoded_batch(decoded: Decoded, positions: Column, originals: Originals, part: Part | None) -> pa.RecordBatch:
-    column = originals.column
+def _decoded_batch(decoded: Decoded, raw: pa.RecordBatch, originals: Originals) -> pa.RecordBatch:
+    columns = {"position": originals.positions, originals.name: originals.column}
+    if kind_of(raw) == "messages" and "appended" in raw.schema.names:
+        columns["appended"] = raw.column("appended")
     if decoded.rows is not None:
         rows: Column = pa.array(decoded.rows)
-        positions, column = positions.take(rows), column.take(rows)
-    drift = _drift_column(decoded, len(decoded.events))
-    batch = pa.RecordBatch.from_arrays([decoded.events, positions, column, drift], ["event", "position", originals.name, "drift"])
-    batch = with_kind(batch, "decoded")
-    return with_part(batch, part) if part else batch
+        columns = {name: column.take(rows) for name, column in columns.items()}
+    columns = {"event": decoded.events, **columns, "drift": _drift_column(decoded, len(decoded.events))}
+    return with_kind(pa.RecordBatch.from_arrays(list(columns.values()), list(columns)), "decoded")
+
+
+def _marked(batch: pa.RecordBatch, like: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch with the part and the clock of the one that it was made of."""
+    part, clock = part_of(like), clock_of(like)
+    batch = batch if part is None else with_part(batch, part)
+    return batch if clock == Clock() else with_clock(batch, clock)
+
+
+def without_tombstones(raw: pa.RecordBatch, policies: Sequence[tuple[str, str]]) -> pa.RecordBatch:
+    """A raw batch without the messages that have no value: they are counted as filtered, and leave no trace."""
+    originals = Originals(raw)
+    if originals.name != "value" or not originals.column.null_count:
+        return raw
+    for policy, _ in policies:
+        count(f"{policy}|filtered", originals.column.null_count)
+    return raw.filter(originals.column.is_valid())
 
 
 def _drift_column(decoded: Decoded, rows: int) -> Column:

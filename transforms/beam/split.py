@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from eventveil.transforms.batch import part_of, refused_batch, with_part
-from eventveil.transforms.beam.anonymize import count, count_codes
+from eventveil.transforms.beam.anonymize import count, count_codes, without_tombstones
 from eventveil.transforms.beam.guard import guarded
 from eventveil.transforms.decode.event_type import event_types
 from eventveil.transforms.decode.reading import Originals
@@ -28,13 +28,20 @@ class SplitByType(beam.DoFn):
     """Raw batch -> one raw batch per type, tagged ``type NAME``; the rest -> letters."""
 
     def __init__(
-        self, field: str, names: Sequence[str], policies: Sequence[tuple[str, str]], sealing: Sealing, max_event_bytes: int
+        self,
+        field: str,
+        names: Sequence[str],
+        policies: Sequence[tuple[str, str]],
+        sealing: Sealing,
+        max_event_bytes: int,
+        tombstones: bool = False,
     ) -> None:
         self._field = field
         self._names = tuple(names)
         self._policies = tuple(policies)
         self._sealing = sealing
         self._max_event_bytes = max_event_bytes
+        self._tombstones = tombstones
 
     def setup(self) -> None:
         self._sealer = self._sealing.sealer()
@@ -42,6 +49,12 @@ class SplitByType(beam.DoFn):
     @guarded
     def process(self, raw: pa.RecordBatch) -> Iterator[Any]:
         part = part_of(raw)
+        if self._tombstones and not self._field.startswith("$"):
+            # Without a value it has no type; by header or topic it has one, and is counted there.
+            before = raw.num_rows
+            raw = without_tombstones(raw, self._policies)
+            for policy, _ in self._policies:
+                count(f"{policy}|in", before - raw.num_rows)
         originals = Originals(raw)
         kinds, codes = event_types(raw, self._field, self._max_event_bytes)
         number = {name: i for i, name in enumerate(self._names)}
@@ -70,10 +83,11 @@ def split_by_type(
     policies: Sequence[tuple[str, str]],
     sealing: Sealing,
     max_event_bytes: int,
+    tombstones: bool = False,
 ) -> tuple[dict[str, beam.PCollection], beam.PCollection]:
-    """Raw batches -> (raw batches of each type, letters)."""
+    """Raw batches -> (raw batches of each type, letters). `field` may be ``$headers.name`` or ``$topic``; `tombstones`: as in `Reading`."""
     tags = [f"type {name}" for name in names]
-    splitter = SplitByType(field, names, policies, sealing, max_event_bytes)
+    splitter = SplitByType(field, names, policies, sealing, max_event_bytes, tombstones)
     outputs = raw | "SplitByType" >> beam.ParDo(splitter).with_outputs("refused", *tags)
     for tag in ("refused", *tags):
         outputs[tag].element_type = pa.RecordBatch

@@ -13,11 +13,13 @@ from typing import Any
 
 import fastavro
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from eventveil.transforms.decode.framing import frame
 from eventveil.transforms.decode.reading import WRITER, Originals
+from eventveil.transforms.decode.stream_fields import stream_column
 from eventveil.transforms.nested import Column
 
 __all__ = ["event_types"]
@@ -29,8 +31,10 @@ def event_types(raw: pa.RecordBatch, field: str, max_event_bytes: int) -> Found:
     """For each event its type, or None and the code by which it is refused.
 
     Args:
-        field: path of the field that names the type, as ``type`` or ``meta.type``.
+        field: path of the field that names the type, as ``type`` or ``meta.type``; or ``$headers.name`` or ``$topic``.
     """
+    if field.startswith("$"):
+        return _of_stream(raw, field)
     originals = Originals(raw)
     names = field.split(".")
     if originals.name == "row":
@@ -39,6 +43,15 @@ def event_types(raw: pa.RecordBatch, field: str, max_event_bytes: int) -> Found:
     if writer is not None:
         return _of_avro(originals.column, names, json.loads(writer))
     return _of_json(originals.column, names, max_event_bytes)
+
+
+def _of_stream(raw: pa.RecordBatch, leaf: str) -> Found:
+    texts, wrong = stream_column(raw, leaf)
+    kinds: list[str | None] = texts.to_pylist()
+    codes: list[str | None] = [None if kind is not None else "EV503" for kind in kinds]
+    for row in np.flatnonzero(wrong).tolist() if wrong is not None else ():
+        kinds[row], codes[row] = None, "EV519"
+    return kinds, codes
 
 
 def _of_columns(rows: Column, names: list[str]) -> Found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ from eventveil.schemas.events.tree import EventSchema
 from eventveil.schemas.job import RegistryDoc
 from eventveil.transforms.batch import kind_of
 from eventveil.transforms.decode.decoded import Decoded
+from eventveil.transforms.decode.stream_fields import with_stream_fields
 from eventveil.transforms.encode.json_events import encode_json
 from eventveil.transforms.nested import Column
 
@@ -32,6 +33,7 @@ class Reading:
         max_event_bytes: larger events are refused.
         stream: what is read of a message beside its value, as ``$key``.
         envelope: what stands around the event. registry: of the writers' schemas, where messages name them by id.
+        tombstones: whether a message without a value says that something is gone: it is counted and left out. Otherwise it is refused.
     """
 
     schema: EventSchema
@@ -41,6 +43,7 @@ class Reading:
     stream: tuple[str, ...] = ()
     envelope: str | None = None
     registry: RegistryDoc | None = None
+    tombstones: bool = False
 
 
 class Originals:
@@ -91,7 +94,10 @@ class Decoders:
             decoder = self._made[kind, writer] = self._make(kind, writer)
             if len(self._made) > _WRITERS_KEPT:
                 self._made.popitem(last=False)
-        return decoder.decode(originals.column)
+        decoded = decoder.decode(originals.column)
+        if originals.column.null_count and originals.name == "value":
+            decoded = _without_value(decoded, originals.column)
+        return with_stream_fields(decoded, raw, self._reading.stream)
 
     def _make(self, kind: str, writer: bytes) -> _Decoder:
         reading = self._reading
@@ -106,6 +112,13 @@ class Decoders:
         from eventveil.transforms.decode.json_events import JsonDecoder
 
         return JsonDecoder(reading.schema, reading.used, max_event_bytes=reading.max_event_bytes)
+
+
+def _without_value(decoded: Decoded, values: Column) -> Decoded:
+    """Of messages without a value that is said: to a decoder they are as malformed as any text that is no event."""
+    valid = values.is_valid().to_numpy(zero_copy_only=False)
+    found = zip(decoded.refused_rows.tolist(), decoded.refused_codes)
+    return replace(decoded, refused_codes=[code if valid[row] else "EV517" for row, code in found])
 
 
 class _Columns:

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field
 
+from eventveil.transforms.columns import Column, buffer_of, flags, validity
 from eventveil.transforms.context import Context
 from eventveil.transforms.keys.canonical import canonical, canonical_tag
-from eventveil.transforms.columns import Column, buffer_of, flags, validity
 from eventveil.transforms.keys.prf import macs
 from eventveil.transforms.operators._class_name import ClassName
 from eventveil.transforms.registry import GroupOperator, Operator, Setting, operator
@@ -115,7 +115,8 @@ class _WithinWindow(Operator):
         there = flags(forms.is_valid())
         digests = np.zeros((len(forms), 16), np.uint8)
         digests[there] = macs("blake2b", keys, None if codes is None else codes[there], forms.drop_null(), 16)
-        made: Column = pa.Array.from_buffers(self.stands_in, len(forms), [validity(forms), buffer_of(digests)], forms.null_count)
+        buffers = [validity(forms), buffer_of(digests)]
+        made: pa.Array[Any] = pa.Array.from_buffers(self.stands_in, len(forms), buffers, forms.null_count)
         return made
 
 

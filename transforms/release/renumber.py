@@ -10,7 +10,8 @@ What is decided on is small: the distinct digests, 16 bytes each. Rows are only 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,8 +63,8 @@ class Numbers:
         """Of what `decided` gave for parts of a window."""
         gathered: dict[str, list[tuple[Digests, Int64s]]] = {}
         for table in tables:
-            for class_, digests, numbers in zip(table.column("class").to_pylist(), table.column("digests"), table.column("numbers")):
-                gathered.setdefault(class_, []).append((_digests(digests.values), numbers.values.to_numpy()))
+            for (class_, digests), numbers in zip(_rows(table), table.column("numbers")):
+                gathered.setdefault(class_, []).append((digests, numbers.values.to_numpy()))
         joined = {}
         for class_, parts in gathered.items():
             digests, numbers = (np.concatenate(side) for side in zip(*parts))
@@ -75,17 +76,16 @@ class Numbers:
 
     def decided(self, columns: pa.RecordBatch) -> pa.RecordBatch:
         """Decision columns with their `numbers`."""
-        rows = zip(columns.column("class").to_pylist(), columns.column("digests"))
-        return _table(_DECIDED, [(class_, held := _digests(digests.values), self._numbers(class_, held)) for class_, digests in rows])
+        return _table(_DECIDED, [(class_, digests, self._numbers(class_, digests)) for class_, digests in _rows(columns)])
 
     def number(self, plan: Plan, batch: pa.RecordBatch) -> pa.RecordBatch:
         """A veiled batch with numbers in the place of its digests; all else stays. Raises EV901 for a digest without number."""
         fields, columns = list(batch.schema), batch.columns
         for one in plan.numbered:
             at = batch.schema.get_field_index(one.location[0])
-            columns[at] = _replaced(columns[at], one.location[1:], lambda held, class_=one.class_: self._numbered(class_, held))
+            columns[at] = _replaced(columns[at], one.location[1:], partial(self._numbered, one.class_))
             fields[at] = fields[at].with_type(columns[at].type)
-        return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields, batch.schema.metadata))
+        return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields).with_metadata(batch.schema.metadata))
 
     def _numbered(self, class_: str, held: Column) -> Column:
         there = flags(held.is_valid())
@@ -138,8 +138,8 @@ class WindowNumbers:
             raise EventveilError.of("EV901", "a batch came for a window whose values have their numbers already")
         if self._too_large:
             return
-        for class_, digests in zip(columns.column("class").to_pylist(), columns.column("digests")):
-            self._gathered.setdefault(class_, _Distinct()).add(_digests(digests.values))
+        for class_, digests in _rows(columns):
+            self._gathered.setdefault(class_, _Distinct()).add(digests)
         if self._bytes() > self._most_bytes:
             for one in self._gathered.values():
                 one.merge()
@@ -229,13 +229,19 @@ def shared_windows(plans: Sequence[Plan]) -> list[Problem]:
         Problem(
             "",
             0,
-            "EV103",
+            "EV208",
             f"{' and '.join(plan.name for plan in differing.values())} number class {class_} of domain {domain} in windows that differ",
             "give them one window, with its zone, and one allowed_lateness; or name two classes",
         )
         for (domain, class_), differing in of_class.items()
         if len(differing) > 1
     ]
+
+
+def _rows(columns: pa.RecordBatch) -> Iterator[tuple[str, Digests]]:
+    """The classes of decision columns, each with its digests."""
+    for class_, digests in zip(columns.column("class"), columns.column("digests")):
+        yield str(class_), _digests(digests.values)
 
 
 def _digests(held: Column) -> Digests:

@@ -84,7 +84,9 @@ class TestOneSlice:
         [
             pytest.param(lambda folder: folder.write_intent({"slice": 3}), id="a_slice_left_out"),
             pytest.param(lambda folder: folder.commit({"slice": 1, "carry": {}}), id="a_slice_twice"),
-            pytest.param(lambda folder: (folder.write_intent({"slice": 2}), folder.write_intent({"slice": 2})), id="an_intent_over_an_intent"),
+            pytest.param(
+                lambda folder: (folder.write_intent({"slice": 2}), folder.write_intent({"slice": 2})), id="an_intent_over_an_intent"
+            ),
             pytest.param(lambda folder: folder.commit({"slice": 2, "carry": {"research": {"0": [10, 1, 1]}}}), id="carry_nobody_wrote"),
             pytest.param(lambda folder: folder.open(IDENTITY), id="opened_twice"),
         ],
@@ -94,7 +96,7 @@ class TestOneSlice:
         folder.open(IDENTITY)
         slice_of(folder, 1)
 
-        with pytest.raises(ValueError, match="slice|folder|carry|intent"):
+        with pytest.raises(ValueError, match=r"slice|folder|carry|intent"):
             wrong(folder)
 
     def test_others_may_not_look_in(self, at: Path, new_folder: Open, seals: WindowSeals) -> None:
@@ -124,8 +126,12 @@ class TestWhoseItIs:
         [
             pytest.param({"job": "payments"}, "job differs", id="job"),
             pytest.param({"stream": {"kind": "kafka", "topics": ["payments"]}}, "stream.topics differs", id="topics"),
-            pytest.param({"stream": {"kind": "files", "folder": "s3cret"}}, "stream.folder, stream.kind, stream.topics differ", id="stream"),
-            pytest.param({"variants": {"research": {"digest": "d2", "domain": "research"}}}, "variants.research.digest differs", id="policy"),
+            pytest.param(
+                {"stream": {"kind": "files", "folder": "s3cret"}}, "stream.folder, stream.kind, stream.topics differ", id="stream"
+            ),
+            pytest.param(
+                {"variants": {"research": {"digest": "d2", "domain": "research"}}}, "variants.research.digest differs", id="policy"
+            ),
             pytest.param(
                 {"variants": {**IDENTITY["variants"], "marketing": {"digest": "d1"}}}, "variants.marketing differs", id="a_variant_more"
             ),
@@ -332,17 +338,13 @@ class TestDamage:
             pytest.param(lambda at: (at / "checkpoint.json").write_text(""), "is no checkpoint, or not a whole one", id="empty"),
             pytest.param(lambda at: (at / "checkpoint.json").write_text("[" * 99_999), "is no checkpoint, or not a whole one", id="deep"),
             pytest.param(lambda at: (at / "checkpoint.json").write_bytes(b"\xff\x00"), "is no checkpoint, or not a whole one", id="bytes"),
-            pytest.param(
-                lambda at: os.truncate(at / "checkpoint.json", 99), "is no checkpoint, or not a whole one", id="cut_short"
-            ),
+            pytest.param(lambda at: os.truncate(at / "checkpoint.json", 99), "is no checkpoint, or not a whole one", id="cut_short"),
             pytest.param(lambda at: document(at, slice="1"), "is no checkpoint, or not a whole one", id="type"),
             pytest.param(lambda at: document(at, more=1), "is no checkpoint, or not a whole one", id="an_entry_more"),
             pytest.param(lambda at: document(at, slice=2), "cannot be opened: it was changed", id="slice"),
             pytest.param(lambda at: document(at, sealed="AAAA"), "cannot be opened: it was changed", id="sealed"),
             pytest.param(lambda at: document(at, sealed="no base64"), "cannot be opened: it was changed", id="no_base64"),
-            pytest.param(
-                lambda at: document(at, format=2), "has format 2, and this version of eventveil knows 1", id="format"
-            ),
+            pytest.param(lambda at: document(at, format=2), "has format 2, and this version of eventveil knows 1", id="format"),
             pytest.param(
                 lambda at: ((at / "checkpoint.json").unlink(), (at / "checkpoint.json").mkdir()), "is no regular file", id="a_folder"
             ),
@@ -360,7 +362,10 @@ class TestDamage:
                 id="checkpoint_as_intent",
             ),
             pytest.param(
-                lambda at: ((at / "intent.json").write_bytes((at / "checkpoint.json").read_bytes()), document(at, "intent.json", kind="intent")),
+                lambda at: (
+                    (at / "intent.json").write_bytes((at / "checkpoint.json").read_bytes()),
+                    document(at, "intent.json", kind="intent"),
+                ),
                 "cannot be opened: it was changed",
                 id="checkpoint_renamed_to_intent",
             ),

@@ -155,7 +155,7 @@ class TestCounts:
         told.after(0, replace(START, policies=(ORDERS, returns)))
         more = (replace(ORDERS, refused={"EV502": 11}), replace(returns, refused={"EV502": 12}))
 
-        lines = told.after(1, replace(START, policies=more))
+        lines = told.after(1, replace(START, state="running", policies=more))
 
         assert [("orders", {"EV502": 1}), ("returns", {"EV502": 2})] == [(line["policy"], line["codes"]) for line in lines]
 
@@ -180,5 +180,9 @@ class TestWaiting:
 
         assert ("EV415", 1.0) == (line["code"], line["for_s"])
 
-    def test_before_anything_was_read(self, told: Told) -> None:
-        assert ["started", "waiting"] == events(told.after(0, replace(START, state="waiting", reason="EV413")))
+    def test_before_the_checkpoint_was_opened_counts_nothing_of_it_as_new(self, told: Told) -> None:
+        first = Pulse("live", "waiting", (PolicyCounts("orders"),), reason="EV413")
+
+        assert ["waiting"] == events(told.after(0, first))
+        assert ["resumed", "started"] == events(told.after(1, START))
+        assert [] == told.after(1, replace(START, state="running"))

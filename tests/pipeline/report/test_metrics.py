@@ -34,6 +34,10 @@ LABEL = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\\n]|\\\\|\\"|\\n)*)"')
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
+def unescaped(found: re.Match[str]) -> str:
+    return {r"\\": "\\", r"\"": '"', r"\n": "\n"}[found[0]]
+
+
 def parsed(text: bytes) -> Samples:
     """Read as the format is specified; anything else is an error of this test."""
     found: Samples = {}
@@ -53,8 +57,7 @@ def parsed(text: bytes) -> Samples:
             match = SAMPLE.fullmatch(line)
             assert match is not None, line
             assert match[1] == current
-            plain = {r"\\": "\\", r"\"": '"', r"\n": "\n"}
-            labels = tuple((name, re.sub(r"\\[\\\"n]", lambda one: plain[one[0]], value)) for name, value in LABEL.findall(match[2] or ""))
+            labels = tuple((name, re.sub(r"\\[\\\"n]", unescaped, value)) for name, value in LABEL.findall(match[2] or ""))
             assert (match[1], labels) not in found, "a sample stands once"
             found[match[1], labels] = float(match[3])
     return found

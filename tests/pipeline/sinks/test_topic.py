@@ -379,7 +379,7 @@ version: 3
 schema: order.avsc
 domain: analytics
 event: {time: time, id: id}
-window: {keys: 1d, release: 1h, zone: Europe/Paris}
+window: {keys: 1d, release: 1h}
 fields:
   id: drop
   time: [{floor: 1min}, {move: meta.when}]

@@ -432,6 +432,13 @@ class TestWhatIsRefusedAtOnce:
         with pytest.raises(PolicyError, match="EV211"):
             anonymize(home)
 
+    def test_numbers_that_are_only_there_when_a_window_closes(self, home: Path) -> None:
+        text = (home / "orders.yaml").read_text()
+        (home / "orders.yaml").write_text(text.replace("{pseudonymize: {class: person}}", "{renumber: {scope: window}}"))
+
+        with pytest.raises(PolicyError, match=r"(?s)EV111 orders numbers values when their window closes.*scope: event"):
+            anonymize(home)
+
     @pytest.mark.parametrize("kind", [str, Any, dict], ids=["text", "unknown", "objects"])
     def test_elements_that_are_no_messages(self, home: Path, kind: Any) -> None:
         root = pipeline()

@@ -1,7 +1,8 @@
-"""renumber: 1..n within each event, by first appearance."""
+"""renumber: 1..n within each event, by first appearance; within a window, the digests that wait to be numbered."""
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -12,11 +13,16 @@ import pytest
 from pydantic import ValidationError
 
 from eventveil.schemas.durations import Duration
-from eventveil.transforms.context import Context, RowContext
+from eventveil.transforms.context import Context, RowContext, SubKeys
 from eventveil.transforms.operators.renumber import Renumber
-from eventveil.transforms.registry import Setting
+from eventveil.transforms.registry import GroupOperator, Setting
 
 RULE = Renumber(scope="event", **{"class": "thing"})
+KEYS = (bytes(range(32)), bytes(range(32, 64)))
+
+
+def setting(given: pa.DataType) -> Setting:
+    return Setting("lines[].id", "UTC", False, Duration(1, "d"), given, True, lambda name: b"")
 
 
 class _NoRefusals:
@@ -101,17 +107,12 @@ class TestSeveralColumns:
 
 class TestInItsPlace:
     def test_class_defaults_to_the_leaf(self) -> None:
-        setting = Setting("lines[].id", "UTC", False, Duration(1, "d"), pa.string(), True, lambda name: b"")
+        settled = [rule.settle(setting(pa.string())) for rule in (Renumber(scope="event"), RULE)]
 
-        assert "lines[].id" == Renumber(scope="event").settle(setting).group()
-        assert "thing" == RULE.settle(setting).group()
+        assert ["lines[].id", "thing"] == [rule.group() for rule in settled if isinstance(rule, GroupOperator)]
 
     def test_lists_are_not_accepted(self) -> None:
         assert RULE.returns(pa.list_(pa.string())) is None
-
-    def test_window_is_not_available_yet(self) -> None:
-        with pytest.raises(ValidationError, match="EV111"):
-            Renumber(scope="window")  # type: ignore[arg-type]
 
     @pytest.mark.parametrize(
         "parameters", [{}, {"scope": "batch"}, {"scope": "event", "class": ""}, {"scope": "event", "start": 0}], ids=str
@@ -119,3 +120,57 @@ class TestInItsPlace:
     def test_wrong_parameters_are_refused(self, parameters: dict[str, Any]) -> None:
         with pytest.raises(ValidationError):
             Renumber(**parameters)
+
+
+def within_window(values: Any, keys: Sequence[bytes] = KEYS[:1], codes: Sequence[int] | None = None, class_: str = "thing") -> list[Any]:
+    """The digests that stand in for values; `codes`: under which of the keys each is."""
+    column = values if isinstance(values, pa.Array) else pa.array(values, pa.string())
+    operator = Renumber(scope="window", **{"class": class_}).settle(setting(column.type))
+    sub_keys = SubKeys(keys, None if codes is None else np.array(codes, np.int64))
+    result = operator.apply(column, Context(RowContext(len(column)), _NoRefusals(), "a", "fields.a", sub_keys=sub_keys))
+    result.validate(full=True)
+    assert pa.binary(16) == result.type == operator.stands_in
+    assert pa.int64() == operator.returns(column.type)
+    return result.to_pylist()
+
+
+class TestWithinAWindow:
+    def test_a_digest_is_the_keyed_blake2b_of_the_canonical_value(self) -> None:
+        expected = [hashlib.blake2b(value.encode(), key=KEYS[0], digest_size=16).digest() for value in ("Zo\u00eb", "", "b")]
+
+        assert [*expected, None, expected[0]] == within_window(["Zoe\u0308", "", "b", None, "Zo\u00eb"])
+        assert [hashlib.blake2b((7).to_bytes(8, "big"), key=KEYS[0], digest_size=16).digest()] == within_window(pa.array([7], pa.int32()))
+
+    def test_each_key_window_has_its_own(self) -> None:
+        one, other, again, nothing = within_window(["a", "a", "a", None], KEYS, [0, 1, 0, 1])
+
+        assert one == again != other
+        assert nothing is None
+
+    def test_nothing_and_nothing_but_null(self) -> None:
+        assert [] == within_window([])
+        assert [] == within_window([], ())
+        assert [None, None] == within_window([None, None])
+
+    def test_the_sub_key_is_that_of_class_and_type_wherever_they_stand(self) -> None:
+        rule = Renumber(scope="window", **{"class": "thing"}).settle(setting(pa.string()))
+
+        assert ("class", "thing", "s") == tuple(rule.key_info("a", 0, pa.string())) == tuple(rule.key_info("b[].c", 3, pa.string()))
+        assert ("class", "thing", "i") == tuple(rule.key_info("a", 0, pa.int64()))
+        assert "renumber" == rule.purpose
+        assert "window" == rule.key_scope()
+
+    def test_class_defaults_to_the_leaf(self) -> None:
+        assert ("class", "lines[].id", "s") == Renumber(scope="window").settle(setting(pa.string())).key_info("", 0, pa.string())
+
+    def test_says_that_it_is_pseudonymous(self) -> None:
+        rule = Renumber(scope="window")
+
+        assert rule.discloses() == rule.settle(setting(pa.string())).discloses()
+        assert rule.discloses().startswith("pseudonymous: ")
+        assert rule.discloses() != RULE.discloses()
+
+    def test_is_no_group(self) -> None:
+        """Value by value: what belongs together is only known when the window closes."""
+        assert not isinstance(Renumber(scope="window").settle(setting(pa.string())), GroupOperator)
+        assert isinstance(RULE.settle(setting(pa.string())), GroupOperator)

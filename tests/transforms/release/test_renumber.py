@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -134,7 +135,7 @@ class TestNumbers:
         expected = numbers_of([{**one, "who": one["who"]} for one in _normal(events)], plain(batch))
 
         cuts = sorted({0, len(events), *data.draw(st.lists(st.integers(0, len(events)), max_size=4))})
-        pieces = [(low, whole.slice(low, high - low)) for low, high in zip(cuts, cuts[1:])]
+        pieces = [(low, whole.slice(low, high - low)) for low, high in pairwise(cuts)]
         order = data.draw(st.permutations([*pieces, *data.draw(st.lists(st.sampled_from(pieces), max_size=2) if pieces else st.just([]))]))
         found = numbered(*((NESTED, piece) for _, piece in order))
 
@@ -312,7 +313,8 @@ class TestALargeWindow:
         pool = seeded.integers(0, 256, (200_000, 16), dtype=np.uint8)
         batch = veiled(FLAT, [{"n": 1, "buyer": "a"}])
         field = batch.schema.field("who")
-        numbers, pieces = window(), []
+        numbers = window()
+        pieces: list[pa.RecordBatch] = []
         for _ in range(30):
             chosen = pool[seeded.integers(0, len(pool), 20_000)]
             column = pa.Array.from_buffers(pa.binary(16), len(chosen), [None, pa.py_buffer(np.ascontiguousarray(chosen))])
@@ -321,7 +323,6 @@ class TestALargeWindow:
         given = pa.concat_arrays([piece.column("who") for piece in pieces]).to_pylist()
         found = pa.concat_arrays([numbers.number(FLAT, piece).column("who") for piece in pieces]).to_pylist()
 
-        assert dict(zip(given, found)) == {digest: number for digest, number in zip(given, found)}
         assert len(set(zip(given, found))) == len(set(given)) == max(found)
 
 
@@ -375,7 +376,7 @@ class TestSharedWindows:
     def test_a_difference_is_told(self, other: dict[str, Any]) -> None:
         (problem,) = shared_windows([NESTED, FLAT, replace(FLAT, name="third", **other)])
 
-        assert "EV103" == problem.code
+        assert "EV208" == problem.code
         assert "test and third number class person of domain d in windows that differ" == problem.fact
 
     def test_another_domain_is_another_class(self) -> None:
