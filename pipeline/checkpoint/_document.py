@@ -71,7 +71,7 @@ def read_document(path: str, kind: str, job: str, seal: StateSeal) -> tuple[int,
         raise damaged(path, fact, "use the version that wrote it")
     if set(found) != _ENTRIES or type(found["slice"]) is not int or any(type(found[name]) is not str for name in ("job", "keys", "sealed")):
         raise damaged(path, f"is no {kind}, or not a whole one")
-    differing = [name for name, mine in (("job", job), ("keys", seal.keys_id)) if found[name] != mine]
+    differing = [told for name, told, mine in (("job", "job", job), ("keys", "keyring", seal.keys_id)) if found[name] != mine]
     if differing:
         raise other(path, differing)
     try:

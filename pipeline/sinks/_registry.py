@@ -13,6 +13,9 @@ from eventveil.schemas.references import fill_references
 
 __all__ = ["register"]
 
+# A job's settings are text, and the client takes these as numbers alone.
+_NUMBERS = frozenset({"cache.capacity", "cache.latest.ttl.sec", "max.retries", "retries.max.wait.ms", "retries.wait.ms", "timeout"})
+
 _ids: dict[tuple[RegistryDoc, str, str], int] = {}
 _lock = threading.Lock()
 
@@ -39,7 +42,8 @@ def _ask(registry: RegistryDoc, subject: str, text: str) -> int:
     filled = {name: fill_references(value) for name, value in registry.client}
     schema = Schema(text, "AVRO")
     try:
-        client = SchemaRegistryClient({"url": registry.url, **filled})
+        numbers = {name: int(value) for name, value in filled.items() if name in _NUMBERS}
+        client = SchemaRegistryClient({"url": registry.url, **filled, **numbers})
         try:
             # Who may only read finds what somebody has registered before.
             return int(client.lookup_schema(subject, schema).schema_id)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import re
 import secrets
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, BinaryIO
 
 from eventveil.schemas.errors import EventveilError, StorageError
 
@@ -17,6 +17,7 @@ __all__ = [
     "create_file",
     "local_path",
     "make_folder",
+    "open_nameless",
     "publish_file",
     "remove_file",
     "remove_leftovers",
@@ -156,6 +157,17 @@ def write_temporary(path: str, chunks: Iterable[Any], *, mode: int = 0o644) -> s
     except OSError as error:
         raise unwritable(path, error) from None
     return temporary
+
+
+def open_nameless(folder: str) -> BinaryIO:
+    """A file on this folder's disk that nobody else can open, and that is gone when it is closed, or the process ends.
+
+    Raises OSError.
+    """
+    temporary = _temporary_name(folder)
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
+    remove_file(temporary)
+    return open(descriptor, "w+b", buffering=0)
 
 
 def remove_file(path: str) -> None:

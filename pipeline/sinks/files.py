@@ -158,7 +158,7 @@ class FolderSink:
         head = {"provenance": self._full_provenance(), "window": _instant(start_us), "pane": pane}
         starts: set[int] = set()
         with Attempt(self.folder, f"_eventveil-{unit}.json", head) as attempt:
-            for shard, table in in_shards(batches, rows, size, keep=self.order == "keep"):
+            for shard, table in in_shards(batches, rows, size, keep=self.order == "keep", folder=self.folder):
                 folder = self._folder_of_unit(table, starts)
                 content = self._ordered(table)
                 encoded = self._encoded(content, {"window": window, "pane": str(pane)})

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from tempfile import gettempdir
 from types import TracebackType
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eventveil.pipeline.sinks._scratch import Scratch
 from eventveil.pipeline.sinks.atomic import create_file, remove_file, sync_folder, unwritable, write_temporary
 from eventveil.schemas.errors import StorageError
 from eventveil.transforms.batch import ORDER, ROLL, WINDOW
@@ -39,7 +41,7 @@ INTERNAL = (ORDER, WINDOW, ROLL)
 # A shard is as large as a part of bounded input.
 _SHARD_BYTES = 32 << 20
 _SHARD_ROWS = 1 << 17
-# What is in memory at a time. A window that is larger is read once per so much of it.
+# What is in memory at a time; of a window that is larger the rest is put aside.
 _HELD_BYTES = 64 << 20
 _MOST_BITS = 16
 
@@ -143,22 +145,23 @@ class Attempt:
         del self._temporary[file["name"]]
 
 
-def in_shards(batches: Batches, rows: int, size: int, *, keep: bool) -> Iterator[tuple[int, pa.Table]]:
+def in_shards(batches: Batches, rows: int, size: int, *, keep: bool, folder: str | None = None) -> Iterator[tuple[int, pa.Table]]:
     """The rows of a window, shard by shard; shards without rows are left out.
 
     How many shards there are, and which row is in which, depends on the rows alone, however they are cut into batches: by the
-    leading bits of `$order`, or, with `keep`, by the rows' numbers. Some 64 MB are held at a time, and rows of one `$order`
-    together.
+    leading bits of `$order`, or, with `keep`, by the rows' numbers. Some 64 MB are held at a time, and the rows of one shard; what
+    is more is put aside.
 
     Args:
-        batches: gives the window's batches from the beginning each time it is called: once, and again for each 64 MB of a
-            window that is larger.
+        batches: gives the window's batches from the beginning each time it is called; once, or twice where there is more than
+            can be held.
         rows: how many there are.
         size: what they take, roughly: a large window is not held in vain.
         keep: leave the rows in their order.
+        folder: on whose disk rows are put aside; None: where temporary files stand.
 
     Raises:
-        StorageError: EV408 where there are more or fewer rows.
+        StorageError: EV408 where there are more or fewer rows; EV404 where they cannot be put aside.
     """
     held: list[pa.RecordBatch] | None = [] if size <= _HELD_BYTES else None
     found = weight = 0
@@ -170,15 +173,17 @@ def in_shards(batches: Batches, rows: int, size: int, *, keep: bool) -> Iterator
             held = held if weight <= _HELD_BYTES else None
     if found != rows:
         raise _incomplete(found, rows)
+    if not found:
+        return
     count = 1 << _bits_for(found, weight)
-    # Each shard is let go before the next pass fills the memory again.
-    passes = [(0, count)] if keep else _passes(count, weight)
-    for first, last in passes:
-        again = _bare(batches) if held is None else iter(held)
-        for shard, pieces in _in_turn(again, -(-found // count)) if keep else _by_order(again, count, first, last):
-            found -= sum(piece.num_rows for piece in pieces)
+    again = _bare(batches) if held is None else iter(held)
+    at_once = -(-found * _HELD_BYTES // max(weight, 1))
+    with Scratch(folder or gettempdir()) as scratch:
+        for shard, pieces in _in_turn(again, -(-found // count)) if keep else _by_order(again, count, at_once, scratch):
             # One copy of the shard: its pieces may be many, and each a slice of something large.
-            yield shard, pa.Table.from_batches(pieces).combine_chunks()
+            table = pa.Table.from_batches(pieces).combine_chunks()
+            found -= len(table)
+            yield shard, table
     if found:
         raise _incomplete(rows - found, rows)
 
@@ -193,33 +198,34 @@ def _bits_for(rows: int, weight: int) -> int:
     return min((shards - 1).bit_length(), _MOST_BITS)
 
 
-def _passes(count: int, weight: int) -> list[tuple[int, int]]:
-    """The shards that are gathered in each pass."""
-    at_once = max(1, _HELD_BYTES * count // max(weight, 1))
-    return [(first, min(first + at_once, count)) for first in range(0, count, at_once)]
-
-
 def _bare(batches: Batches) -> Iterator[pa.RecordBatch]:
     """The batches without their marks: these differ, and do not belong to the output."""
     return (batch.replace_schema_metadata(None) for batch in batches() if batch.num_rows)
 
 
-def _by_order(batches: Iterable[pa.RecordBatch], count: int, first: int, last: int) -> Iterator[tuple[int, list[pa.RecordBatch]]]:
-    """The shards from `first` up to `last` of `count`."""
-    pieces: list[list[pa.RecordBatch]] = [[] for _ in range(first, last)]
+def _by_order(batches: Iterable[pa.RecordBatch], count: int, at_once: int, scratch: Scratch) -> Iterator[tuple[int, list[pa.RecordBatch]]]:
+    """`count` shards by leading bits; when there are more rows than are held `at_once`, these are put aside."""
+    pieces: list[list[pa.RecordBatch]] = [[] for _ in range(count)]
+    held = 0
     for batch in batches:
+        held += batch.num_rows
+        if held > at_once:
+            for number, piece in enumerate(pieces):
+                if piece:
+                    scratch.add(number, piece)
+                    piece.clear()
+            held = batch.num_rows
         shards = _shards_of(batch.column(ORDER), count)
-        rows = np.flatnonzero((shards >= first) & (shards < last))
-        rows = rows[np.argsort(shards[rows], kind="stable")]
-        cuts = np.searchsorted(shards[rows], np.arange(first, last + 1)).tolist()
-        chosen = batch if count == 1 else batch.take(cast(Any, pa.array(rows)))
+        rows = np.argsort(shards, kind="stable")
+        cuts = np.searchsorted(shards[rows], np.arange(count + 1)).tolist()
+        batch = batch if count == 1 else batch.take(cast(Any, pa.array(rows)))
         for piece, (start, end) in zip(pieces, pairwise(cuts)):
             if start < end:
-                piece.append(chosen.slice(start, end - start))
-    for number in range(first, last):
-        if pieces[number - first]:
-            yield number, pieces[number - first]
-            pieces[number - first] = []
+                piece.append(batch.slice(start, end - start))
+    for number in range(count):
+        found, pieces[number] = scratch.take(number) + pieces[number], []
+        if found:
+            yield number, found
 
 
 def _shards_of(order: Column, count: int) -> npt.NDArray[np.int64]:

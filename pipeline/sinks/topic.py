@@ -155,8 +155,8 @@ class TopicSink:
         writer = self.writer(keys)
         try:
             # Over the whole window, as in files: what a slice of the stream was, must not show.
-            for _, pieces in in_shards(batches, rows, size, keep=self.order == "keep"):
-                for batch in pa.Table.from_batches(pieces).combine_chunks().to_batches():
+            for _, shard in in_shards(batches, rows, size, keep=self.order == "keep"):
+                for batch in shard.to_batches():
                     writer.write(batch)
             writer.flush()
         finally:

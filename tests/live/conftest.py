@@ -66,7 +66,9 @@ class Broker:
 
     def start(self, *options: str) -> None:
         """Returns when it answers; does nothing when it runs."""
-        done = subprocess.run([LOCAL / "up", "--home", self.home, *options], capture_output=True, text=True, check=False)
+        # Should we be killed, nothing of ours goes on.
+        command = [LOCAL / "up", "--home", self.home, "--while", str(os.getpid()), *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == CANNOT and os.environ.get("CI") != "true":
             pytest.skip(f"no Kafka: {done.stderr.strip()}")
         if done.returncode:

@@ -60,6 +60,19 @@ def is_running(process: int) -> bool:
         return False
 
 
+@pytest.fixture
+def tools(tmp_path: Path) -> Path:
+    """A folder for PATH with all that up calls, but Java and Maven."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("bash", "cat", "cksum", "cmp", "cp", "dirname", "flock", "grep", "mkdir", "mktemp", "mv", "ps", "rm", "sed", "setsid"):
+        if found := shutil.which(name):
+            (tools / name).symlink_to(found)
+    for name in ("sleep", "tail", "touch", "tr"):
+        (tools / name).symlink_to(str(shutil.which(name)))
+    return tools
+
+
 class TestUpAndDown:
     def test_up_twice_says_that_it_runs(self, broker: Any) -> None:
         again = run("up", "--home", broker.home)
@@ -129,18 +142,6 @@ class TestUpAndDown:
 
 
 class TestWhatIsMissingIsSaid:
-    @pytest.fixture
-    def tools(self, tmp_path: Path) -> Path:
-        """A folder for PATH with all that up calls, but Java and Maven."""
-        tools = tmp_path / "tools"
-        tools.mkdir()
-        for name in ("bash", "cat", "cksum", "cmp", "cp", "dirname", "flock", "grep", "mkdir", "mktemp", "mv", "ps", "rm", "sed", "setsid"):
-            if found := shutil.which(name):
-                (tools / name).symlink_to(found)
-        for name in ("sleep", "tail", "touch", "tr"):
-            (tools / name).symlink_to(str(shutil.which(name)))
-        return tools
-
     def test_java(self, tmp_path: Path, tools: Path) -> None:
         done = run("up", "--home", tmp_path / "home", PATH=str(tools), EVENTVEIL_CACHE=str(tmp_path / "cache"))
 
@@ -255,8 +256,12 @@ class TestInterrupted:
         assert run("up", "--home", broker.home).stdout == f"kafka://{broker.address}\n"
         assert broker.process == process
 
-    def test_tests_that_are_told_to_end_end_their_broker(self, tmp_path: Path) -> None:
-        homes = tmp_path / "homes"
+
+class TestTheFixtures:
+    """In a session of pytest of their own."""
+
+    @pytest.fixture
+    def session(self, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
         live = tmp_path / "tests" / "live"
         live.mkdir(parents=True)
         (tmp_path / "deploy").symlink_to(ROOT / "deploy")
@@ -267,21 +272,48 @@ class TestInterrupted:
             f"    Path({str(tmp_path / 'process')!r}).write_text(str(shared_broker.process))\n    time.sleep(60)\n"
         )
         (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --import-mode=importlib\nmarkers = live\n")
-        with subprocess.Popen(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/live"],
-            cwd=tmp_path,
-            stdout=subprocess.DEVNULL,
-            env={name: value for name, value in os.environ.items() if name != "EVENTVEIL_KAFKA"} | {"EVENTVEIL_LIVE_HOMES": str(homes)},
-        ) as session:
+
+        def start(**changed: str) -> subprocess.Popen[str]:
+            kept = {name: value for name, value in os.environ.items() if name not in ("CI", "EVENTVEIL_KAFKA")}
+            return subprocess.Popen(
+                [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "tests/live"],
+                cwd=tmp_path,
+                text=True,
+                stdout=subprocess.PIPE,
+                env={**kept, "EVENTVEIL_LIVE_HOMES": str(tmp_path / "homes"), **changed},
+            )
+
+        return start
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+    def test_their_broker_ends_with_the_session(
+        self, session: Callable[..., subprocess.Popen[str]], tmp_path: Path, number: signal.Signals
+    ) -> None:
+        with session() as running:
             deadline = time.monotonic() + 60
             while not (tmp_path / "process").exists() and time.monotonic() < deadline:
                 time.sleep(0.1)
             time.sleep(0.2)
-            session.terminate()
-            session.wait(60)
+            running.send_signal(number)
+            running.communicate(timeout=60)
+        process = int((tmp_path / "process").read_text())
+        deadline = time.monotonic() + 20
+        while number == signal.SIGKILL and is_running(process) and time.monotonic() < deadline:
+            time.sleep(0.1)
 
-        assert not is_running(int((tmp_path / "process").read_text()))
-        assert list(homes.iterdir()) == []
+        assert not is_running(process)
+        assert number == signal.SIGKILL or list((tmp_path / "homes").iterdir()) == []
+
+    @pytest.mark.parametrize(("ci", "code", "said"), [("false", 0, "SKIPPED [1]"), ("true", 1, "java is not installed")])
+    def test_without_java_they_skip_and_fail_in_continuous_integration(
+        self, session: Callable[..., subprocess.Popen[str]], tools: Path, ci: str, code: int, said: str
+    ) -> None:
+        with session(PATH=str(tools), CI=ci) as running:
+            shown, _ = running.communicate(timeout=60)
+
+        assert running.returncode == code
+        assert said in shown
+        assert "java is not installed" in shown
 
 
 class TestWhatTheTestsStandOn:

@@ -69,7 +69,8 @@ class Originals:
     def take(self, rows: Column) -> Column:
         taken = self.column.take(rows)
         if self.name == "value":
-            return taken
+            # Of a message without a value there is nothing to keep.
+            return taken.fill_null(b"") if taken.null_count else taken
         return encode_json(pa.RecordBatch.from_struct_array(taken)) if len(rows) else pa.array([], pa.large_binary())
 
 

@@ -16,6 +16,8 @@ import pyarrow as pa
 import pytest
 
 from eventveil.pipeline.assemble import AssembleParts
+from eventveil.pipeline.checkpoint.folder import CheckpointFolder
+from eventveil.pipeline.checkpoint.seal import StateSeal, WindowSeals
 from eventveil.pipeline.cli.dead_letters import open_folder
 from eventveil.pipeline.cli.run import run_job
 from eventveil.pipeline.dead_letters.open import open_letter
@@ -23,6 +25,7 @@ from eventveil.pipeline.dead_letters.store import LetterFolder, list_letters
 from eventveil.pipeline.prepare import job_of_flags, policies_of, prepare
 from eventveil.pipeline.sinks.files import FolderSink
 from eventveil.pipeline.sources.files import Range, list_ranges, read_range
+from eventveil.schemas.durations import Duration
 from eventveil.schemas.errors import CODES, EventveilError
 from eventveil.schemas.events.avro import parse_avro
 from eventveil.schemas.job import load_job
@@ -33,6 +36,7 @@ from eventveil.transforms.keys.custodian import load_private, load_public, new_c
 from eventveil.transforms.keys.keyring import load_keys
 from eventveil.transforms.keys.providers.keyring_file import new_keyring
 from eventveil.transforms.seal import Sealer
+from eventveil.transforms.windows import WindowRule
 
 HERE = Path(__file__).parent
 POLICY = """policy: visits
@@ -305,6 +309,63 @@ def ev408_incomplete() -> None:
     list(assembler.process(with_part(pa.RecordBatch.from_pydict({"a": [1]}), Part("in.jsonl", 0, 1, True))))
 
 
+def checkpoint(policy: str = "d1") -> CheckpointFolder:
+    folder = CheckpointFolder("state", StateSeal.of(load_keys("keyring.json")))
+    folder.open({"job": "visits", "stream": ["visits"], "variants": {"research": {"digest": policy, "domain": "research"}}})
+    return folder
+
+
+def one_slice() -> None:
+    with checkpoint() as folder:
+        seals = WindowSeals(load_keys("keyring.json").domain("research"), WindowRule(Duration.parse("1min")))
+        writer = folder.writer({"research": seals})
+        folder.write_intent({"slice": 1})
+        writer.begin_slice(1).append("research", 0, pa.RecordBatch.from_pydict({"a": [1]}))
+        folder.commit({"slice": 1, "carry": writer.flush_all()})
+
+
+def ev405_no_checkpoint() -> None:
+    os.mkdir("state")
+    Path("state/notes.txt").write_text("mine")
+    checkpoint()
+
+
+def ev409_another_policy() -> None:
+    one_slice()
+    checkpoint("d2")
+
+
+def ev409_another_keyring() -> None:
+    one_slice()
+    os.remove("keyring.json")
+    new_keyring("keyring.json")
+    checkpoint()
+
+
+def ev410_in_use() -> None:
+    with checkpoint():
+        checkpoint()
+
+
+def ev411_changed() -> None:
+    one_slice()
+    document = json.loads(Path("state/checkpoint.json").read_text())
+    Path("state/checkpoint.json").write_text(json.dumps({**document, "slice": 2}))
+    checkpoint()
+
+
+def ev411_carry_missing() -> None:
+    one_slice()
+    os.remove("state/carry/research/0-1.carry")
+    checkpoint()
+
+
+def ev411_older_checkpoint() -> None:
+    one_slice()
+    os.remove("state/checkpoint.json")
+    checkpoint()
+
+
 def ev901_internal() -> None:
     try:
         raise ValueError("a value of an event")
@@ -340,6 +401,7 @@ def test_the_text_is_exactly_this(name: str, folder: Path) -> None:
     error = said(WAYS[name], folder)
     # Keys are random, and so are their names; the folder is the test's.
     text = re.sub(r"'[0-9a-f]{16}'", "'KEY'", f"{error}\n".replace(f"{folder}/", "FOLDER/"))
+    text = text.replace(f"process {os.getpid()} ", "process PID ")
 
     assert (HERE / f"{name}.txt").read_text("utf-8") == text
     assert {name[:5]} == {problem.code for problem in error.problems}

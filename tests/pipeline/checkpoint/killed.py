@@ -109,16 +109,14 @@ def in_child(action: Callable[[], Any]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def die_at(step: int, in_the_middle: bool) -> None:
-    """End this process at its `step`th system call: before it, or having written half of what it was to write."""
-    count = 0
+def watch(step: int | None, in_the_middle: bool, names: list[str]) -> None:
+    """Note this process's system calls, and end it at one of them: before it, or having written half of what it was to write."""
 
     def counted(name: str, real: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
-            nonlocal count
-            count += 1
-            if count == step:
-                if in_the_middle and name in ("write", "pwrite"):
+            names.append(name)
+            if len(names) == step:
+                if in_the_middle:
                     real(args[0], bytes(args[1])[: len(args[1]) // 2], *args[2:])
                 os._exit(KILLED)
             return real(*args, **kwargs)
@@ -131,25 +129,31 @@ def die_at(step: int, in_the_middle: bool) -> None:
 
 def main(folder: str, life: str) -> None:
     before, act, look = LIVES[life]
-    ready, at = Path(folder, "ready"), Path(folder, "at")
+    ready, at, trace = Path(folder, "ready"), Path(folder, "at"), Path(folder, "trace")
+    # What a killed process has written stands, synced or not.
+    os.fsync = lambda _: None
     assert 0 == in_child(lambda: before(ready))
-    for in_the_middle in (False, True):
-        step = 0
-        ended = KILLED
-        while ended == KILLED:
-            step += 1
-            shutil.rmtree(at, ignore_errors=True)
-            if ready.exists():
-                shutil.copytree(ready, at)
 
-            def killed(step: int = step, in_the_middle: bool = in_the_middle) -> None:
-                die_at(step, in_the_middle)
-                act(at)
+    def lived(step: int | None, in_the_middle: bool) -> int:
+        shutil.rmtree(at, ignore_errors=True)
+        if ready.exists():
+            shutil.copytree(ready, at)
 
-            ended = in_child(killed)
-            if ended not in (0, KILLED) or in_child(lambda: look(at)):
-                sys.exit(f"{life}: step {step}{', half of it' if in_the_middle else ''}")
-    print(step - 1)
+        def live() -> None:
+            names: list[str] = []
+            watch(step, in_the_middle, names)
+            act(at)
+            trace.write_text(" ".join(names))
+
+        return in_child(live)
+
+    assert 0 == lived(None, False)
+    names = trace.read_text().split()
+    for step, name in enumerate(names, 1):
+        for in_the_middle in (False, True) if name in ("write", "pwrite") else (False,):
+            if lived(step, in_the_middle) != KILLED or in_child(lambda: look(at)):
+                sys.exit(f"{life}: step {step}, {'half of ' if in_the_middle else ''}{name}")
+    print(len(names))
 
 
 if __name__ == "__main__":

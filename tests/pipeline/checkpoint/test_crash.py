@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 MINUTE = 60_000_000
 
 
-@pytest.mark.parametrize(("life", "least"), [("slice", 60), ("first", 60), ("anew", 20)])
+@pytest.mark.parametrize(("life", "least"), [("slice", 60), ("first", 40), ("anew", 20)])
 def test_killed_at_every_system_call(tmp_path: Path, life: str, least: int) -> None:
     script = Path(__file__).parent / "killed.py"
 
@@ -57,7 +58,9 @@ class TestStatesByHand:
 
         self.final(loop)
 
-    @pytest.mark.parametrize("left", [b"", b"EVCA", b"EVCARRY1\0\0", b"EVCARRY1\0\0\4\0half", bytes(5_000)], ids=["0", "4", "10", "16", "zeros"])
+    @pytest.mark.parametrize(
+        "left", [b"", b"EVCA", b"EVCARRY1\0\0", b"EVCARRY1\0\0\4\0half", bytes(5_000)], ids=["0", "4", "10", "16", "zeros"]
+    )
     def test_a_new_file_that_was_never_synced(self, loop: Any, left: bytes) -> None:
         loop.do({0: [1]})
         loop.begin()
@@ -77,6 +80,23 @@ class TestStatesByHand:
         loop.again().do({0: [2]})
 
         assert [1, 2] == loop.rows(0)
+
+    def test_carry_is_on_the_disk_before_the_checkpoint_lists_it(self, loop: Any, batch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        loop.do({MINUTE: [1]})
+        done: list[object] = []
+        fsync, replace = os.fsync, os.replace
+        monkeypatch.setattr(os, "fsync", lambda descriptor: (done.append(os.fstat(descriptor).st_ino), fsync(descriptor)))
+        monkeypatch.setattr(os, "replace", lambda old, new: (done.append(Path(new).name), replace(old, new)))
+        carry = loop.begin()
+        for window in (0, MINUTE):
+            carry.append("marketing", window, batch([1]))
+            carry.append("research", window, batch([1]))
+        # commit() itself waits for the disk, whether sync() was called or not.
+        loop.folder.commit({"slice": 2, "carry": loop.writer.flush_all()})
+        before = done[: done.index("checkpoint.json")]
+        inodes = {path.stat().st_ino for path in (loop.at / "carry").rglob("*")}
+
+        assert {"intent.json", (loop.at / "carry").stat().st_ino, *inodes} <= set(before)
 
     def test_threads_of_an_attempt_that_failed_append_nothing_to_the_next(self, loop: Any) -> None:
         stale = loop.begin()

@@ -161,7 +161,7 @@ class TestWhoseItIs:
 
         fact = refused("EV409", lambda: new_folder(at, HeldKeys(bytes(32))).open(IDENTITY))
 
-        assert fact.endswith(": keys differs")
+        assert fact.endswith(": keyring differs")
 
     def test_an_intent_alone_belongs_to_its_job_too(self, at: Path, new_folder: Open) -> None:
         folder = new_folder(at)
