@@ -117,7 +117,8 @@ def _by_type(raw: beam.PCollection, job: ReadyJob) -> dict[str, beam.PCollection
     field = next(one[0] for one in types if one is not None)
     names = sorted({one[1] for one in types if one is not None})
     policies = [(variant.name, variant.plan.digest) for variant in job.variants]
-    kinds, unknown = split_by_type(raw, field, names, policies, job.sealing, job.max_event_bytes, job.live is not None)
+    tombstones = job.live is not None
+    kinds, unknown = split_by_type(raw, field, names, policies, job.sealing, job.max_event_bytes, tombstones, job.envelope, job.registry)
     _keep_letters(unknown, job, "types")
     return kinds
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Live", "ReadyJob", "Variant", "job_of_flags", "policies_of", "prepare"]
 
 MAX_SLICE_BYTES = 64 << 20
-MAX_WINDOW_BYTES = 256 << 20
+MAX_WINDOW_BYTES = 64 << 20
 _ROLL = Duration(1, "min")
 _SLICE_US = 1_000_000
 _IDLE_AFTER_US = 10_000_000
@@ -83,7 +83,7 @@ class ReadyJob:
     Attributes:
         ranges: of bounded input. live: of a stream; one of the two is empty.
         wants: what is read of a message beside its value.
-        max_window_bytes: what a release model may hold in memory to decide on one window.
+        max_window_bytes: of the columns that a release model decides on in one window; in memory they take some four times that.
     """
 
     name: str
@@ -310,16 +310,12 @@ def _divides(roll: Duration, release: Duration, zone: str) -> bool:
 
 def _check_windows(job: Job, plans: Sequence[Plan]) -> None:
     """Values that are numbered together must wait for the same windows."""
-    seen: dict[tuple[str, str], Plan] = {}
-    problems = []
-    for plan in plans:
-        for one in plan.numbered:
-            first = seen.setdefault((plan.domain, one.class_), plan)
-            if (first.release_window, first.lateness_us) != (plan.release_window, plan.lateness_us):
-                fact = f"class {one.class_} is numbered in {first.name} and {plan.name}, whose windows or lateness differ"
-                problems.append(Problem(job.file, job.line_of("variants"), "EV208", fact, "give both the same, or name two classes"))
-    if problems:
-        raise SchemaError(problems)
+    if any(plan.numbered for plan in plans):
+        from eventveil.transforms.release.renumber import shared_windows
+
+        problems = [replace(one, file=job.file, line=job.line_of("variants")) for one in shared_windows(plans)]
+        if problems:
+            raise SchemaError(problems)
 
 
 def _check_apart(job: Job, paths: Sequence[str]) -> None:

@@ -13,12 +13,9 @@ from typing import Any
 from eventveil.schemas.document import Hidden, Mapping, Sequence, place, shorten
 from eventveil.schemas.errors import Problem
 from eventveil.schemas.references import REFERENCE, from_home, unfilled
-from eventveil.schemas.streams import LATER_SCHEMES, SCHEME, STREAM_SCHEMES, is_secret, owned
+from eventveil.schemas.streams import LATER_SCHEMES, SCHEME, STREAM_SCHEMES, Settings, is_secret, owned
 
-__all__ = ["Reader", "Settings", "with_clients"]
-
-Settings = tuple[tuple[str, str], ...]
-"""Names and values for a client, by name; values may hold references."""
+__all__ = ["Reader", "with_clients"]
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{(?:([A-Za-z_][A-Za-z0-9_]*)\})?")
 _CREDENTIALS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/@]*:[^/@]*@")

@@ -30,6 +30,7 @@ __all__ = [
     "RejectedEvent",
     "SchemaError",
     "StorageError",
+    "Unreachable",
     "did_you_mean",
     "remedy_for",
 ]
@@ -102,6 +103,10 @@ class StorageError(EventveilError):
     """An input or an output cannot be used."""
 
     exit_code = 4
+
+
+class Unreachable(StorageError):
+    """Who is asked does not answer just now: the same may succeed later. Any other StorageError will come again."""
 
 
 class LimitError(EventveilError):

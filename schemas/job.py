@@ -16,14 +16,14 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from eventveil.schemas._job_forms import Compression, Format, JobForm, OutputForm, RegistryForm, check_entries, stream_of
-from eventveil.schemas._job_reading import Reader, Settings, with_clients
+from eventveil.schemas._job_reading import Reader, with_clients
 from eventveil.schemas.document import Mapping, line_at, parse_document, place, read_document_text
 from eventveil.schemas.durations import Duration
 from eventveil.schemas.errors import PolicyError
 from eventveil.schemas.grammar import empties, explain, published
 from eventveil.schemas.limits import Limit, StopWhen
 from eventveil.schemas.references import fill_references
-from eventveil.schemas.streams import StreamAddress
+from eventveil.schemas.streams import RegistryDoc, Settings, StreamAddress
 
 __all__ = [
     "DeadLettersDoc",
@@ -43,14 +43,6 @@ __all__ = [
 ]
 
 # --- what a job says ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class RegistryDoc:
-    """A schema registry, and the settings of its client."""
-
-    url: str
-    client: Settings = ()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["LATER_SCHEMES", "SCHEME", "STREAM_SCHEMES", "StreamAddress", "is_secret", "owned"]
+__all__ = ["LATER_SCHEMES", "SCHEME", "STREAM_SCHEMES", "RegistryDoc", "Settings", "StreamAddress", "is_secret", "owned"]
+
+Settings = tuple[tuple[str, str], ...]
+"""Names and values for a client, by name; values may hold references."""
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 STREAM_SCHEMES = frozenset({"kafka"})
@@ -90,6 +93,14 @@ class StreamAddress:
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.servers}/{','.join(self.topics)}"
+
+
+@dataclass(frozen=True)
+class RegistryDoc:
+    """A schema registry, and the settings of its client."""
+
+    url: str
+    client: Settings = ()
 
 
 def _server(text: str, scheme: str) -> str:

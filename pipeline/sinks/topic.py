@@ -175,7 +175,7 @@ class MessageWriter:
     def __init__(self, sink: TopicSink, keys: Keys) -> None:
         self._sink = sink
         self._keys = keys.domain(sink.domain)
-        self._encode = avro_messages(sink.schema, sink.name, sink.header()) if sink.format == "avro" else None
+        self._header = sink.header()
         self._producer: _producers.Producer | None = None
         entries = [(f"eventveil-{'format' if name == 'eventveil' else name}", text.encode()) for name, text in sink.provenance.items()]
         self._provenance = sorted(entries)
@@ -225,8 +225,9 @@ class MessageWriter:
 
     def _messages(self, batch: pa.RecordBatch) -> Iterator[_producers.Message]:
         visible = batch.select([name for name in batch.schema.names if name not in INTERNAL]).replace_schema_metadata(None)
-        ranked: Any = encode_json(visible) if self._encode is None else visible
-        values = json_messages(ranked) if self._encode is None else self._encode(visible)
+        is_json = self._sink.format == "jsonl"
+        ranked: Any = encode_json(visible) if is_json else visible
+        values = json_messages(ranked) if is_json else avro_messages(visible, self._sink.schema, self._header)
         starts = batch.column(WINDOW).to_numpy() if WINDOW in batch.schema.names else None
         ids = _bytes(self._record_ids(batch.column(ORDER), starts))
         keys = ids if self._sink.key is None else [one or ids[row] for row, one in enumerate(_texts(_column(visible, self._sink.key)))]

@@ -15,17 +15,14 @@ from eventveil.pipeline.sources.stream import Unreachable
 from eventveil.schemas.errors import Problem, StorageError
 from eventveil.schemas.references import fill_references
 
-__all__ = ["Cluster", "Connection", "explain"]
+__all__ = ["AT_ONCE", "UNKNOWN", "Cluster", "Connection", "explain"]
 
 _LOG = logging.getLogger(__name__)
 
 # Said by a broker or the client about a name, a right or a setting: asking again does not help.
 _FOR_GOOD = {
     "UNKNOWN_TOPIC_OR_PART": "there is no such topic or partition",
-    "UNKNOWN_TOPIC_ID": "there is no such topic or partition",
     "_UNKNOWN_TOPIC": "there is no such topic or partition",
-    "_UNKNOWN_PARTITION": "there is no such topic or partition",
-    "_NOENT": "there is no such topic or partition",
     "TOPIC_EXCEPTION": "the name of the topic is not valid",
     "TOPIC_AUTHORIZATION_FAILED": "the broker does not allow us to read the topic",
     "CLUSTER_AUTHORIZATION_FAILED": "the broker does not allow us to use the cluster",
@@ -37,6 +34,10 @@ _FOR_GOOD = {
     "_UNSUPPORTED_FEATURE": "the broker is too old",
     "_FATAL": "the client has stopped",
 }
+
+AT_ONCE = frozenset({"CLUSTER_AUTHORIZATION_FAILED", "TOPIC_AUTHORIZATION_FAILED", "TOPIC_EXCEPTION", "_FATAL"})
+"""What is so as soon as it is said. The rest is also said in passing, while brokers restart."""
+UNKNOWN = frozenset({"UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC"})
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Connection:
         self._cluster = cluster
         self._said: list[str] = []
 
-    def consumer(self) -> ck.Consumer:
+    def consumer(self, **callbacks: Any) -> ck.Consumer:
         """A consumer that decides nothing by itself: what is read, from where on, and what counts as read is ours."""
         defaults = {
             "group.id": "eventveil",
@@ -81,7 +82,7 @@ class Connection:
             "isolation.level": "read_committed",
             "enable.partition.eof": True,
         }
-        made: ck.Consumer = self._made(ck.Consumer, {**defaults, **self._cluster.filled(), **ours})
+        made: ck.Consumer = self._made(ck.Consumer, {**defaults, **self._cluster.filled(), **ours, **callbacks})
         return made
 
     def admin(self) -> AdminClient:

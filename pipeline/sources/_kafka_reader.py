@@ -18,7 +18,7 @@ import confluent_kafka as ck
 import numpy as np
 import pyarrow as pa
 
-from eventveil.pipeline.sources._kafka_client import Cluster, Connection, explain
+from eventveil.pipeline.sources._kafka_client import AT_ONCE, Cluster, Connection, explain
 from eventveil.pipeline.sources._kafka_columns import COLUMNS, header_bytes
 from eventveil.pipeline.sources._parts import BATCH_ROWS
 from eventveil.schemas.errors import EventveilError, Problem, StorageError
@@ -200,10 +200,9 @@ class Reader:
             held.fetched = max(held.fetched, int(message.offset() or 0))
         elif name in ("_AUTO_OFFSET_RESET", "OFFSET_OUT_OF_RANGE"):
             raise gone(lane, self._held[lane].fetched if lane in self._held else None)
+        elif name in AT_ONCE:
+            raise explain(name, _origin(lane))
         else:
-            found = explain(name, _origin(lane))
-            if type(found) is StorageError:
-                raise found
             self._connection.note(name)
 
     def _pause(self, lanes: list[Lane]) -> None:

@@ -10,29 +10,28 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 import confluent_kafka as ck
 import pyarrow as pa
-from confluent_kafka import admin as ck_admin
 
-from eventveil.pipeline.sources._kafka_client import Cluster, Connection, explain
+from eventveil.pipeline.sources._kafka_client import AT_ONCE, UNKNOWN, Cluster, Connection, explain
 from eventveil.pipeline.sources._kafka_reader import Lane, close_parked, gone, park, take
 from eventveil.pipeline.sources._parts import mark_parts
-from eventveil.pipeline.sources.files import BATCH_BYTES, MAX_EVENT_BYTES
-from eventveil.pipeline.sources.stream import State, Unreachable
+from eventveil.pipeline.sources.files import BATCH_BYTES
+from eventveil.pipeline.sources.stream import State
 from eventveil.schemas.errors import StorageError
 
 __all__ = ["Cluster", "KafkaStream", "TopicRange", "read_topic"]
 
 _LOG = logging.getLogger(__name__)
 
-_SPEC: Any = ck_admin.OffsetSpec  # type: ignore[attr-defined]  # the library does not say that it exports it
-
 _LOOK_S = 10.0
 """How long a call waits for the brokers before it says that they cannot be reached."""
+_SURE_S = 2.0
+"""How long a topic must be unknown: a broker that has just started may not know it yet."""
+_EARLIEST, _LATEST = -2, -1  # asked for in place of a time
 
 # Until something was read nobody knows how large messages are.
 _FIRST_MESSAGES = 4096
@@ -62,8 +61,6 @@ def read_topic(
     piece: TopicRange,
     wants: frozenset[str] = frozenset(),
     batch_bytes: int = BATCH_BYTES,
-    max_event_bytes: int = MAX_EVENT_BYTES,
-    registry: Any = None,
 ) -> Iterator[pa.RecordBatch]:
     """The raw batches of a range, partition after partition, each marked with its part; a range without messages has none.
 
@@ -118,25 +115,26 @@ class KafkaStream:
         self._groups = groups
         self._place = f"kafka://{cluster.bootstrap}/{','.join(self._topics)}"
         self._connection = Connection(self._cluster)
-        self._admin = self._connection.admin()
+        self._consumer = self._connection.consumer(on_commit=self._was_told)
         self._ends: dict[str, int] = {}
-        self._telling: list[Future[Any]] = []
+        self._ids: dict[str, str] = {}
+        self._telling = False
 
     def identity(self) -> dict[str, Any]:
         # Not the brokers' addresses: they move. That a topic is the same one is told by the ids in the state.
         return {"kind": "kafka", "topics": list(self._topics)}
 
     def begin(self, from_now: bool) -> State:
-        ids, lows, highs = self._look()
+        lows, highs = self._look()
         self._ends = {_name(lane): high for lane, high in highs.items()}
-        return {"positions": {_name(lane): at for lane, at in sorted((highs if from_now else lows).items())}, "ids": ids}
+        return {"positions": {_name(lane): at for lane, at in sorted((highs if from_now else lows).items())}, "ids": self._ids}
 
     def next(self, state: State, most_bytes: int) -> State | None:
         positions: dict[str, int] = state["positions"]
-        ids, lows, highs = self._look()
+        lows, highs = self._look()
         for topic, told in state["ids"].items():
-            if told and ids.get(topic) and told != ids[topic]:
-                remedy = "its events are others: say --from-now, or begin with a checkpoint of its own"
+            if told and self._ids.get(topic, told) != told:
+                remedy = "its events are others: say --from-now, or give the job a checkpoint of its own"
                 raise StorageError.of("EV412", "the topic was deleted and made anew", remedy, file=f"{self._place}: {topic}")
         waiting: dict[Lane, int] = {}
         for lane, high in highs.items():
@@ -152,7 +150,7 @@ class KafkaStream:
         if not taken:
             return None
         after = {_name(lane): positions.get(_name(lane), 0) + taken.get(lane, 0) for lane in sorted(highs)}
-        return {"positions": after, "ids": ids}
+        return {"positions": after, "ids": self._ids}
 
     def ranges(self, before: State, after: State) -> tuple[TopicRange, ...]:
         groups: dict[int, list[tuple[str, int, int, int]]] = {}
@@ -176,25 +174,25 @@ class KafkaStream:
         return sum(max(0, end - state["positions"].get(lane, 0)) for lane, end in self._ends.items())
 
     def committed(self, state: State) -> None:
-        if any(not one.done() for one in self._telling):
-            return  # the next one says more
+        self._consumer.poll(0)
+        if self._telling:
+            return  # the next time says more
+        offsets = [ck.TopicPartition(*_lane(lane), at) for lane, at in state["positions"].items()]
         try:
-            offsets = [ck.TopicPartition(*_lane(lane), at) for lane, at in state["positions"].items()]
-            told = self._admin.alter_consumer_group_offsets(
-                [ck.ConsumerGroupTopicPartitions(self._group, offsets)], request_timeout=_LOOK_S
-            )
-            self._telling = list(told.values())
-        except (ck.KafkaException, ValueError, TypeError):
-            _LOG.debug("the consumer group was not told")
+            self._consumer.commit(offsets=offsets)
+            self._telling = True
+        except ck.KafkaException as error:
+            _LOG.debug("the consumer group was not told (%s)", error.args[0].name())
 
     def close(self) -> None:
-        for one in self._telling:
-            # What the group is told last is what stays.
-            try:
-                one.result(1)
-            except Exception:  # noqa: BLE001 - nobody depends on it
-                _LOG.debug("the consumer group was not told")
+        deadline = time.monotonic() + 1
+        while self._telling and time.monotonic() < deadline:
+            self._consumer.poll(0.05)
+        self._consumer.close()
         close_parked(self._cluster)
+
+    def _was_told(self, error: ck.KafkaError | None, offsets: list[ck.TopicPartition]) -> None:
+        self._telling = False
 
     def _share(self, waiting: Mapping[Lane, int], most_bytes: int) -> dict[Lane, int]:
         """How many offsets of each lane the slice takes: all of the short ones, and the same number of bytes of the others."""
@@ -212,37 +210,49 @@ class KafkaStream:
             budget -= taken[lane] * sizes[lane]
         return taken
 
-    def _look(self) -> tuple[dict[str, str], dict[Lane, int], dict[Lane, int]]:
-        """Ids of the topics; lowest and next offset of each partition, the latter without what is still open in a transaction."""
-        deadline = time.monotonic() + _LOOK_S
+    def _look(self) -> tuple[dict[Lane, int], dict[Lane, int]]:
+        """Lowest and next offset of each partition, the latter without what is still open in a transaction."""
+        began = time.monotonic()
         while True:
-            self._admin.poll(0)  # its callbacks run here
-            left = max(1.0, deadline - time.monotonic())
+            self._consumer.poll(0)  # its callbacks run here
             try:
-                topics = _answers(self._admin.describe_topics(ck.TopicCollection(list(self._topics)), request_timeout=left))
-                lanes = [ck.TopicPartition(name, part.id) for name, topic in topics.items() for part in topic.partitions]
-                asked = [self._offsets(lanes, spec, left) for spec in (_SPEC.earliest(), _SPEC.latest())]
-                lows, highs = ({(lane.topic, lane.partition): at.offset for lane, at in _answers(one).items()} for one in asked)
+                found = self._ask(_LOOK_S / 2)
             except ck.KafkaException as error:
                 name = error.args[0].name()
             else:
                 self._connection.succeeded()
-                return {name: str(topic.topic_id or "") for name, topic in topics.items()}, lows, highs
-            refusal = explain(name, self._place)
-            if not isinstance(refusal, Unreachable):
-                raise refusal
+                return found
             self._connection.note(name)
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - began
+            if name in AT_ONCE or (name in UNKNOWN and waited > _SURE_S):
+                raise explain(name, self._place)
+            if waited > _LOOK_S:
+                # Whatever answers when it is back may be another cluster.
+                self._ids = {}
                 raise self._connection.failure(self._place)
             time.sleep(0.2)
 
-    def _offsets(self, lanes: list[ck.TopicPartition], spec: Any, seconds: float) -> dict[ck.TopicPartition, Future[Any]]:
-        asked = dict.fromkeys(lanes, spec)
-        return self._admin.list_offsets(asked, isolation_level=ck.IsolationLevel.READ_COMMITTED, request_timeout=seconds)
+    def _ask(self, seconds: float) -> tuple[dict[Lane, int], dict[Lane, int]]:
+        # Not the client for administrators: it ends the process when a broker goes away at the wrong moment.
+        lanes = []
+        for name in self._topics:
+            topic = self._consumer.list_topics(name, timeout=seconds).topics[name]
+            if topic.error is not None:
+                raise ck.KafkaException(topic.error)
+            lanes += [(name, partition) for partition in sorted(topic.partitions)]
+        if not self._ids:
+            asked = self._connection.admin().describe_topics(ck.TopicCollection(list(self._topics)), request_timeout=seconds)
+            self._ids = {name: str(answer.result().topic_id or "") for name, answer in asked.items()}
+        lows, highs = (self._offsets(lanes, which, seconds) for which in (_EARLIEST, _LATEST))
+        return lows, highs
 
-
-def _answers(asked: Mapping[Any, Future[Any]]) -> dict[Any, Any]:
-    return {of: answer.result() for of, answer in asked.items()}
+    def _offsets(self, lanes: list[Lane], which: int, seconds: float) -> dict[Lane, int]:
+        found = {}
+        for one in self._consumer.offsets_for_times([ck.TopicPartition(*lane, which) for lane in lanes], timeout=seconds):
+            if one.error is not None:
+                raise ck.KafkaException(one.error)
+            found[one.topic, one.partition] = one.offset
+        return found
 
 
 def _name(lane: Lane) -> str:

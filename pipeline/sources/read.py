@@ -56,4 +56,4 @@ class ReadEvents(beam.DoFn):
         from eventveil.pipeline.sources.kafka import read_topic
 
         batch_bytes, _, max_event_bytes = self._sizes
-        return read_topic(piece, self._wants, batch_bytes, max_event_bytes)
+        return read_topic(piece, self._wants, batch_bytes)

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 from typing import Any, Protocol, TypeAlias
 
-from eventveil.schemas.errors import StorageError
+from eventveil.schemas.errors import Unreachable
 
 __all__ = ["State", "Stream", "Unreachable"]
 
 State: TypeAlias = dict[str, Any]
 """JSON. Of Kafka: ``{"positions": {"orders/0": 17, ...}}``, the next offset to read; of a watched folder its own."""
-
-
-class Unreachable(StorageError):
-    """The stream cannot be reached just now (EV413): the same call may succeed later. Any other StorageError will come again."""
 
 
 class Stream(Protocol):

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -17,11 +18,13 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
 HERE = Path(__file__).parent
+LiveDesk = runpy.run_path(str(HERE / "live_desk.py"))["LiveDesk"]
 LOCAL = HERE.parents[1] / "deploy" / "local"
 CANNOT = 69  # of `up`: Java, Maven or a download is missing
 
@@ -208,3 +211,11 @@ def new_topic_at(request: pytest.FixtureRequest) -> Callable[[Broker], Topics]:
 def eventveil_command() -> list[str]:
     """The command line in a process of its own, of the code under test."""
     return [sys.executable, "-c", "from eventveil.pipeline.cli.main import main; main()"]
+
+
+@pytest.fixture
+def desk(tmp_path: Path, kafka: str) -> Iterator[Any]:
+    """A `LiveDesk` at the shared broker: jobs in processes of their own, ended with the test."""
+    made = LiveDesk(tmp_path, kafka)
+    yield made
+    made.close()

@@ -193,6 +193,12 @@ class TestARollOfFiles:
             ("plain", 5, 0): [(6, "c")],
         } == published(home)
 
+    @pytest.mark.parametrize(("watermark", "pane"), [(6, 0), (6.999, 0), (7, 1), (7.001, 1)])
+    def test_closes_at_its_end_plus_lateness_exactly(self, home: Path, watermark: float, pane: int) -> None:
+        run(home, KEPT, ROLLED, [("plain", [(0, "a")]), watermark, ("plain", [(4, "b")])])
+
+        assert ("plain", 0, pane) == next(key for key, rows in published(home).items() if (4, "b") in rows)
+
     def test_windows_without_rows_are_not_published(self, home: Path) -> None:
         run(home, KEPT, ROLLED, [("plain", [(1, "a")]), 30, ("plain", [(41, "b")]), 60])
 
@@ -348,6 +354,7 @@ class TestWhatAnEngineSees:
             strategy = parts.windowing_strategies[parts.pcollections[given].windowing_strategy_id]
             assert "beam:window_fn:fixed_windows:v1" == strategy.window_fn.urn
             assert beam_runner_api_pb2.AccumulationMode.DISCARDING == strategy.accumulation_mode
+            assert timedelta(days=7) == timedelta(milliseconds=strategy.allowed_lateness)
         assert groups == sorted(seen)
 
     def test_every_step_is_named(self, home: Path) -> None:
@@ -369,7 +376,8 @@ class TestWhatAnEngineSees:
         others = [Address("other", BASE * S, 0), Address("plain", (BASE + 5) * S, 0), Address("plain", BASE * S, 1)]
         frame = sealed.seal("rows", one, batch)
 
-        assert 5 == len({sealed.window_key(BASE * S), *(sealed.shard_key(address) for address in (one, *others))})
+        windows = {sealed.window_key(BASE * S), sealed.window_key((BASE + 5) * S)}
+        assert 6 == len({*windows, *(sealed.shard_key(address) for address in (one, *others))})
         assert b"somebody" not in frame
         assert batch.equals(sealed.unseal(frame).batch)
         for at in range(len(frame)):

@@ -9,6 +9,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
+from eventveil.schemas.streams import RegistryDoc
 from eventveil.transforms.batch import part_of, refused_batch, with_part
 from eventveil.transforms.beam.anonymize import count, count_codes, without_tombstones
 from eventveil.transforms.beam.guard import guarded
@@ -35,6 +36,8 @@ class SplitByType(beam.DoFn):
         sealing: Sealing,
         max_event_bytes: int,
         tombstones: bool = False,
+        envelope: str | None = None,
+        registry: RegistryDoc | None = None,
     ) -> None:
         self._field = field
         self._names = tuple(names)
@@ -42,6 +45,8 @@ class SplitByType(beam.DoFn):
         self._sealing = sealing
         self._max_event_bytes = max_event_bytes
         self._tombstones = tombstones
+        self._envelope = envelope
+        self._registry = registry
 
     def setup(self) -> None:
         self._sealer = self._sealing.sealer()
@@ -56,7 +61,7 @@ class SplitByType(beam.DoFn):
             for policy, _ in self._policies:
                 count(f"{policy}|in", before - raw.num_rows)
         originals = Originals(raw)
-        kinds, codes = event_types(raw, self._field, self._max_event_bytes)
+        kinds, codes = event_types(raw, self._field, self._max_event_bytes, self._envelope, self._registry)
         number = {name: i for i, name in enumerate(self._names)}
         index = np.array([number.get(kind, -1) if kind is not None else -1 for kind in kinds], np.int64)
         refused = np.flatnonzero(index < 0)
@@ -84,10 +89,17 @@ def split_by_type(
     sealing: Sealing,
     max_event_bytes: int,
     tombstones: bool = False,
+    envelope: str | None = None,
+    registry: RegistryDoc | None = None,
 ) -> tuple[dict[str, beam.PCollection], beam.PCollection]:
-    """Raw batches -> (raw batches of each type, letters). `field` may be ``$headers.name`` or ``$topic``; `tombstones`: as in `Reading`."""
+    """Raw batches -> (raw batches of each type, letters).
+
+    Args:
+        field: of the event; or ``$headers.name`` or ``$topic``.
+        tombstones, envelope, registry: as in `Reading`.
+    """
     tags = [f"type {name}" for name in names]
-    splitter = SplitByType(field, names, policies, sealing, max_event_bytes, tombstones)
+    splitter = SplitByType(field, names, policies, sealing, max_event_bytes, tombstones, envelope, registry)
     outputs = raw | "SplitByType" >> beam.ParDo(splitter).with_outputs("refused", *tags)
     for tag in ("refused", *tags):
         outputs[tag].element_type = pa.RecordBatch

@@ -17,6 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eventveil.schemas.streams import RegistryDoc
+from eventveil.transforms.decode.envelope import unwrap
 from eventveil.transforms.decode.framing import frame
 from eventveil.transforms.decode.reading import WRITER, Originals
 from eventveil.transforms.decode.stream_fields import stream_column
@@ -27,11 +29,14 @@ __all__ = ["event_types"]
 Found = tuple[list[str | None], list[str | None]]
 
 
-def event_types(raw: pa.RecordBatch, field: str, max_event_bytes: int) -> Found:
+def event_types(
+    raw: pa.RecordBatch, field: str, max_event_bytes: int, envelope: str | None = None, registry: RegistryDoc | None = None
+) -> Found:
     """For each event its type, or None and the code by which it is refused.
 
     Args:
         field: path of the field that names the type, as ``type`` or ``meta.type``; or ``$headers.name`` or ``$topic``.
+        envelope, registry: as in `Reading`.
     """
     if field.startswith("$"):
         return _of_stream(raw, field)
@@ -39,10 +44,25 @@ def event_types(raw: pa.RecordBatch, field: str, max_event_bytes: int) -> Found:
     names = field.split(".")
     if originals.name == "row":
         return _of_columns(originals.column, names)
+    kinds, codes = _of_messages(raw, originals.column, names, max_event_bytes, envelope, registry)
+    for row in np.flatnonzero(originals.column.is_null().to_numpy(zero_copy_only=False)).tolist():
+        codes[row] = "EV517"
+    return kinds, codes
+
+
+def _of_messages(
+    raw: pa.RecordBatch, values: Column, names: list[str], max_event_bytes: int, envelope: str | None, registry: RegistryDoc | None
+) -> Found:
     writer = (raw.schema.metadata or {}).get(WRITER)
     if writer is not None:
-        return _of_avro(originals.column, names, json.loads(writer))
-    return _of_json(originals.column, names, max_event_bytes)
+        return _of_avro(values, names, json.loads(writer))
+    if registry is not None:
+        return _of_wire(values, names, registry)
+    if envelope is None:
+        return _of_json(values, names, max_event_bytes)
+    values, refused = unwrap(values, None, max_event_bytes)
+    kinds, codes = _of_json(values, names, max_event_bytes)
+    return kinds, [refused.get(row, code) for row, code in enumerate(codes)]
 
 
 def _of_stream(raw: pa.RecordBatch, leaf: str) -> Found:
@@ -76,6 +96,25 @@ def _of_avro(values: Column, names: list[str], writer: Any) -> Found:
         return found
 
     return _each(values.to_pylist(), read, "EV516")
+
+
+def _of_wire(values: Column, names: list[str], registry: RegistryDoc) -> Found:
+    from eventveil.transforms.decode.wire_format import by_writer
+    from eventveil.transforms.decode.writer_schemas import writer_schemas
+
+    kinds: list[str | None] = [None] * len(values)
+    codes: list[str | None] = ["EV516"] * len(values)
+    for number, rows, datums in by_writer(values):
+        writer = None if number is None else writer_schemas(registry).schema(number)
+        if writer is None:
+            continue
+        try:
+            found = _of_avro(datums, names, json.loads(writer))
+        except Exception:  # noqa: BLE001 - not a schema that can be read: the decoder says the same of its events
+            found = [None] * len(rows), ["EV502"] * len(rows)
+        for row, kind, code in zip(rows.tolist(), *found):
+            kinds[row], codes[row] = kind, code
+    return kinds, codes
 
 
 def _of_json(values: Column, names: list[str], max_event_bytes: int) -> Found:

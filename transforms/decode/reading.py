@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -10,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from eventveil.schemas.events.tree import EventSchema
-from eventveil.schemas.job import RegistryDoc
+from eventveil.schemas.streams import RegistryDoc
 from eventveil.transforms.batch import kind_of
 from eventveil.transforms.decode.decoded import Decoded
+from eventveil.transforms.decode.envelope import unwrap
 from eventveil.transforms.decode.stream_fields import with_stream_fields
 from eventveil.transforms.encode.json_events import encode_json
 from eventveil.transforms.nested import Column
@@ -90,14 +92,19 @@ class Decoders:
         originals = Originals(raw)
         writer = (raw.schema.metadata or {}).get(WRITER, b"")
         kind = "columns" if originals.name == "row" else "avro" if writer else self._reading.format
+        if kind == "avro" and not writer and self._reading.registry is not None:
+            kind = "wire"
         decoder = self._made.get((kind, writer))
         if decoder is None:
             decoder = self._made[kind, writer] = self._make(kind, writer)
             if len(self._made) > _WRITERS_KEPT:
                 self._made.popitem(last=False)
-        decoded = decoder.decode(originals.column)
-        if originals.column.null_count and originals.name == "value":
-            decoded = _without_value(decoded, originals.column)
+        values, refused = originals.column, dict[int, str]()
+        if kind == "json" and self._reading.envelope is not None:
+            values, refused = unwrap(values, self._reading.schema.root, self._reading.max_event_bytes)
+        decoded = decoder.decode(values)
+        if originals.name == "value" and values.null_count:
+            decoded = _with_reasons(decoded, originals.column, refused)
         return with_stream_fields(decoded, raw, self._reading.stream)
 
     def _make(self, kind: str, writer: bytes) -> _Decoder:
@@ -110,16 +117,22 @@ class Decoders:
             from eventveil.transforms.decode.avro_events import AvroDecoder
 
             return AvroDecoder(reading.schema, reading.used, writer=writer.decode() or None, max_event_bytes=reading.max_event_bytes)
+        if kind == "wire":
+            from eventveil.transforms.decode.wire_format import WireDecoder
+            from eventveil.transforms.decode.writer_schemas import writer_schemas
+
+            assert reading.registry is not None, "only a registry has the writers' schemas"
+            return WireDecoder(reading.schema, reading.used, writer_schemas(reading.registry), reading.max_event_bytes)
         from eventveil.transforms.decode.json_events import JsonDecoder
 
         return JsonDecoder(reading.schema, reading.used, max_event_bytes=reading.max_event_bytes)
 
 
-def _without_value(decoded: Decoded, values: Column) -> Decoded:
-    """Of messages without a value that is said: to a decoder they are as malformed as any text that is no event."""
+def _with_reasons(decoded: Decoded, values: Column, refused: Mapping[int, str]) -> Decoded:
+    """Why there was nothing to decode: no value, or what `refused` says. To a decoder that is as malformed as any text that is no event."""
     valid = values.is_valid().to_numpy(zero_copy_only=False)
     found = zip(decoded.refused_rows.tolist(), decoded.refused_codes)
-    return replace(decoded, refused_codes=[code if valid[row] else "EV517" for row, code in found])
+    return replace(decoded, refused_codes=[refused.get(row, code) if valid[row] else "EV517" for row, code in found])
 
 
 class _Columns:

@@ -12,10 +12,10 @@ import fastavro
 import pyarrow as pa
 
 from eventveil.schemas.errors import Problem, SchemaError
-from eventveil.transforms.columns import Kind
+from eventveil.transforms.columns import Column, Kind
 from eventveil.transforms.encode.compact import plain
 
-__all__ = ["avro_rows", "output_avro_schema", "write_avro"]
+__all__ = ["as_stored", "output_avro_schema", "write_avro"]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _BLOCK_BYTES = 1 << 16
@@ -57,7 +57,7 @@ def write_avro(file: BinaryIO, table: pa.Table, name: str, metadata: Mapping[str
     # A random marker between blocks would make a replay differ; nothing but this file's own blocks refers to it.
     marker = hashlib.blake2b(json.dumps([schema, sorted(metadata.items())]).encode(), digest_size=16).digest()
     # One dict per row: fastavro knows no columns.
-    rows = (row for batch in table.to_batches() for row in avro_rows(batch))
+    rows = (row for batch in table.to_batches() for row in _rows(batch))
     fastavro.writer(file, schema, rows, codec="deflate", sync_interval=_BLOCK_BYTES, sync_marker=marker, metadata=dict(metadata))
 
 
@@ -129,14 +129,20 @@ def _type(kind: Kind, name: str, path: str, taken: set[str], problems: list[Prob
     return "null"
 
 
-def avro_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     """Rows with times as the integers that Avro stores: as Python objects nanoseconds and far years would be lost."""
-    columns = [plain(column) for column in batch.columns]
-    for stored in (_in_avro_units, _as_counts):
-        columns = [column.cast(stored(column.type)) for column in columns]
+    columns = [as_stored(column) for column in batch.columns]
     fields = [pa.field(field.name, column.type) for field, column in zip(batch.schema, columns, strict=True)]
     rows: list[dict[str, Any]] = pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields)).to_pylist()
     return rows
+
+
+def as_stored(column: Column) -> Column:
+    """The column with its times as the numbers that Avro stores."""
+    column = plain(column)
+    for stored in (_in_avro_units, _as_counts):
+        column = column.cast(stored(column.type))
+    return column
 
 
 def _in_avro_units(kind: Kind) -> Kind:

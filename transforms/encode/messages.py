@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
-import fastavro
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eventveil.transforms.encode.avro_events import avro_rows, output_avro_schema
+from eventveil.transforms.encode.avro_datums import encode_avro
 
 __all__ = ["avro_messages", "json_messages", "wire_header"]
 
@@ -24,25 +20,10 @@ def json_messages(lines: pa.Array[Any]) -> list[bytes]:
     return found
 
 
-def avro_messages(schema: pa.Schema, name: str, header: bytes = b"") -> Callable[[pa.RecordBatch], list[bytes]]:
-    """What turns a batch of these columns into datums of `output_avro_schema(schema, name)`, each behind `header`.
-
-    Raises:
-        SchemaError: (EV219) a column's name or type cannot be written in Avro.
-    """
-    parsed = fastavro.parse_schema(output_avro_schema(schema, name))
-
-    def encode(batch: pa.RecordBatch) -> list[bytes]:
-        buffer, ends = io.BytesIO(), [0]
-        # One dict per row: fastavro knows no columns.
-        for row in avro_rows(batch):
-            buffer.write(header)
-            fastavro.schemaless_writer(buffer, parsed, row)
-            ends.append(buffer.tell())
-        data = buffer.getvalue()
-        return [data[start:end] for start, end in pairwise(ends)]
-
-    return encode
+def avro_messages(batch: pa.RecordBatch, schema: pa.Schema, header: bytes = b"") -> list[bytes]:
+    """Datums of `output_avro_schema(schema)`, each behind `header`."""
+    found: list[Any] = encode_avro(batch, schema, header).to_pylist()
+    return found
 
 
 def wire_header(schema_id: int) -> bytes:

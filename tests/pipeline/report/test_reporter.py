@@ -138,6 +138,7 @@ class TestOnATerminal:
         ours, theirs = pty.openpty()
         with running(stderr=theirs) as loop:
             os.close(theirs)
+            loop.say(state="waiting", reason="EV413")
             loop.say(state="starting", lag=10, read=1_000_000)
             loop.say(state="running", lag=5, slice=1, read=1_000_000, refused=7)
             time.sleep(1.2)
@@ -189,7 +190,7 @@ class TestMetrics:
 
             loop.say(fail="EV411")
             assert [503, 503] == [loop.ask(path)[0] for path in ("/healthz", "/readyz")]
-            loop.end()
+            assert "metrics are open" not in loop.end()
             with pytest.raises(urllib.error.URLError):
                 loop.ask("/metrics")
 
