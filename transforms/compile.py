@@ -271,7 +271,7 @@ class _Compiler:
         captures = {one.name: one.type for one in result} if pa.types.is_struct(result) else None
         for name, value in (chain.branches or {}).items():
             line = getattr(chain.branches, "lines", {}).get(name, chain.line)
-            if not isinstance(name, str) or not name or name.startswith("$") or "." in name or EACH in name:
+            if not isinstance(name, str) or not name or "." in name or EACH in name:
                 self.fail("EV110", f"{label}: into needs plain names", line=line)
                 continue
             if captures is not None and name not in captures:

@@ -14,24 +14,19 @@ from __future__ import annotations
 import base64
 import json
 import os
-import stat
 from typing import Any
 
+from eventveil.pipeline.checkpoint._disk import cause, damaged, open_regular
 from eventveil.pipeline.checkpoint.seal import StateSeal
 from eventveil.pipeline.sinks.atomic import publish_file
 from eventveil.schemas.errors import EventveilError, StorageError, remedy_for
 from eventveil.transforms.keys.derive import lengths
 
-__all__ = ["cause", "damaged", "other", "read_document", "write_document"]
+__all__ = ["other", "read_document", "write_document"]
 
 FORMAT = 1
 _MOST_BYTES = 256 << 20
 _ENTRIES = {"format", "kind", "job", "keys", "slice", "sealed"}
-
-
-def damaged(path: str, fact: str, remedy: str = "") -> EventveilError:
-    """EV411: what stands there is not what this job has written."""
-    return StorageError.of("EV411", fact, remedy or remedy_for("EV411"), file=path)
 
 
 def other(path: str, differing: list[str]) -> EventveilError:
@@ -87,27 +82,12 @@ def _info(head: dict[str, Any]) -> bytes:
 
 
 def _content(path: str) -> bytes | None:
-    """Without following a link, and without waiting for a pipe."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return None
-    except OSError as error:
-        raise damaged(path, f"cannot be read: {cause(error)}") from None
-    try:
-        state = os.fstat(descriptor)
-        if not stat.S_ISREG(state.st_mode):
-            raise damaged(path, "is no regular file")
-        if state.st_size > _MOST_BYTES:
-            raise damaged(path, "is too large")
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
+    with os.fdopen(open_regular(path), "rb") as file:
+        try:
+            if os.fstat(file.fileno()).st_size > _MOST_BYTES:
+                raise damaged(path, "is too large")
             return file.read()
-    except OSError as error:
-        raise damaged(path, f"cannot be read: {cause(error)}") from None
-    finally:
-        os.close(descriptor)
-
-
-def cause(error: OSError) -> str:
-    """The system's words."""
-    return os.strerror(error.errno).lower() if error.errno else "no reason is given"
+        except OSError as error:
+            raise damaged(path, f"cannot be read: {cause(error)}") from None

@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 import struct
 from dataclasses import dataclass
 
 import pyarrow as pa
 
-from eventveil.pipeline.checkpoint._document import cause, damaged
+from eventveil.pipeline.checkpoint._disk import cause, damaged
 from eventveil.pipeline.checkpoint.seal import SEAL_BYTES, StateSeal
 from eventveil.transforms.keys.derive import lengths
 
@@ -32,7 +31,6 @@ __all__ = [
     "CarryFile",
     "Frame",
     "newest_slice",
-    "open_regular",
     "read_body",
     "read_frame",
     "read_schema",
@@ -124,20 +122,6 @@ def read_body(descriptor: int, file: CarryFile, seal: StateSeal, frame: Frame, s
     where = (frame.offset, frame.slice, frame.head_size, frame.body_size)
     sealed = _at(descriptor, frame.offset + _FRAME.size + frame.head_size, frame.body_size, file)
     return pa.ipc.read_record_batch(pa.py_buffer(_opened(seal, sealed, file, "body", *where)), schema)
-
-
-def open_regular(path: str, flags: int = os.O_RDONLY) -> int:
-    """A descriptor of a file that must be there. No link is followed: what it names is not ours. Raises StorageError EV411."""
-    try:
-        descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        raise damaged(path, "is missing") from None
-    except OSError as error:
-        raise damaged(path, f"cannot be read: {cause(error)}") from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise damaged(path, "is no regular file")
-    return descriptor
 
 
 def newest_slice(descriptor: int, offset: int) -> int | None:

@@ -13,19 +13,17 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
 
 import pyarrow as pa
 
-from eventveil.pipeline.checkpoint._document import damaged
+from eventveil.pipeline.checkpoint._disk import cut_file, damaged, make_private_folder, open_regular
 from eventveil.pipeline.checkpoint._frames import (
     Batches,
     CarryFile,
     Frame,
-    open_regular,
     read_body,
     read_frame,
     read_schema,
@@ -33,7 +31,7 @@ from eventveil.pipeline.checkpoint._frames import (
     sealed_schema,
 )
 from eventveil.pipeline.checkpoint.seal import StateSeal, WindowSeals
-from eventveil.pipeline.sinks.atomic import make_folder, sync_folder, unwritable
+from eventveil.pipeline.sinks.atomic import remove_file, sync_folder, unwritable
 from eventveil.schemas.errors import EventveilError, StorageError
 from eventveil.transforms.batch import Part, part_of
 from eventveil.transforms.encode.compact import compact_batch
@@ -330,7 +328,8 @@ class CarryWriter(KeyProvider):
         pieces: list[bytes] = []
         if file is None:
             path = os.path.join(self._folder, CARRY, variant, carry_name(window_us, self._number))
-            self._make_folder(os.path.dirname(path))
+            for folder in (os.path.dirname(os.path.dirname(path)), os.path.dirname(path)):
+                make_private_folder(folder)
             file = CarryFile(path, variant, window_us, self._number, series=self._series)
             pieces.append(sealed_schema(file, seal, schema))
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -365,29 +364,15 @@ class CarryWriter(KeyProvider):
             fact = f"the columns of '{file.variant}' are no longer those of the checkpoint"
             raise StorageError.of("EV409", fact, "finish the open windows with the version of eventveil that began them", file=file.path)
 
-    def _make_folder(self, folder: str) -> None:
-        for one in (os.path.dirname(folder), folder):
-            if not os.path.isdir(one):
-                make_folder(one)
-                os.chmod(one, 0o700)
-
     def _cut(self) -> None:
         """Back to what the checkpoint lists."""
         held = {file.path: file for file in self._held.values()}
         for path in sorted(self._touched):
-            try:
-                if path not in held:
-                    with suppress(FileNotFoundError):
-                        os.unlink(path)
-                    self._schemas.pop(path, None)
-                    continue
-                descriptor = open_regular(path, os.O_WRONLY)
-                try:
-                    os.ftruncate(descriptor, held[path].length)
-                finally:
-                    os.close(descriptor)
-            except OSError as error:
-                raise unwritable(path, error) from None
+            if path in held:
+                cut_file(path, held[path].length)
+            else:
+                remove_file(path)
+                self._schemas.pop(path, None)
         self._touched.clear()
         self._unsynced.clear()
 

@@ -25,12 +25,13 @@ import stat
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from eventveil.pipeline.checkpoint._document import cause, damaged, other, read_document, write_document
-from eventveil.pipeline.checkpoint._frames import newest_slice, open_regular
+from eventveil.pipeline.checkpoint._disk import cause, cut_file, damaged, make_private_folder, open_regular
+from eventveil.pipeline.checkpoint._document import other, read_document, write_document
+from eventveil.pipeline.checkpoint._frames import newest_slice
 from eventveil.pipeline.checkpoint._lock import LOCK, FolderLock
 from eventveil.pipeline.checkpoint.carry import CARRY, CarryFile, CarryWriter, Window, carry_name
 from eventveil.pipeline.checkpoint.seal import StateSeal, WindowSeals
-from eventveil.pipeline.sinks.atomic import local_path, make_folder, remove_file, remove_leftovers, sync_folder, unwritable
+from eventveil.pipeline.sinks.atomic import local_path, remove_file, remove_leftovers, sync_folder, unwritable
 from eventveil.schemas.errors import StorageError
 from eventveil.transforms.keys.derive import KeyProvider
 
@@ -91,9 +92,7 @@ class CheckpointFolder(KeyProvider):
         """
         if self._lock is not None:
             raise ValueError("the folder is open")
-        if not os.path.isdir(self.path):
-            make_folder(self.path)
-            os.chmod(self.path, 0o700)
+        make_private_folder(self.path)
         # Before the lock, which makes a file.
         self._check_ours()
         self._lock = FolderLock(self.path)
@@ -280,13 +279,7 @@ class CheckpointFolder(KeyProvider):
         for path in unlisted:
             self._has_tail(path, 0)
         for file in cut:
-            descriptor = open_regular(file.path, os.O_WRONLY)
-            try:
-                os.ftruncate(descriptor, file.length)
-            except OSError as error:
-                raise unwritable(file.path, error) from None
-            finally:
-                os.close(descriptor)
+            cut_file(file.path, file.length)
         withheld = [CarryFile(self._carry_path(*one), *one) for one in self._withheld]
         self._withhold([file for file in withheld if file.path in unlisted])
         for path in set(unlisted) - {file.path for file in withheld}:
@@ -367,9 +360,7 @@ class CheckpointFolder(KeyProvider):
         path = self.path
         for name in names:
             path = os.path.join(path, name)
-            if not os.path.isdir(path):
-                make_folder(path)
-                os.chmod(path, 0o700)
+            make_private_folder(path)
         return path
 
 

@@ -106,7 +106,7 @@ def _dropped(plan: Plan) -> list[str]:
 
 def _notes(plan: Plan) -> list[str]:
     """What holds for every policy of this kind: said, but no reason for --strict to fail."""
-    keyed = any(_KEYED & set(one.operators) for one in plan.fields)
+    keyed = bool(plan.numbered) or any(_KEYED & set(one.operators) for one in plan.fields)
     return [*([_KEYS_SAID] if keyed else []), *([_ORDER_SAID] if plan.keep_order else [])]
 
 

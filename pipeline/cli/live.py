@@ -14,6 +14,7 @@ from eventveil.pipeline.report.server import Address
 from eventveil.pipeline.runners.slices import Drain, run
 from eventveil.schemas.errors import EventveilError
 from eventveil.schemas.job import Job
+from eventveil.transforms.beam.guard import internal_error
 
 __all__ = ["run_live"]
 
@@ -28,11 +29,12 @@ def run_live(
         _drain_on_signals(drain)
         try:
             return run(ready, job.workers, drain, reporter, until_caught_up=until_caught_up, from_now=from_now)
-        except EventveilError as error:
-            if reporter.failed(error):
+        except Exception as error:  # noqa: BLE001 - a defect is told as our own errors are, without its text
+            told = error if isinstance(error, EventveilError) else internal_error(error)
+            if reporter.failed(told):
                 # Told as JSON already; the exit code says the rest.
-                raise type(error)(()) from None
-            raise
+                raise type(told)(()) from None
+            raise told from None
 
 
 def _drain_on_signals(drain: Drain) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import tee
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from eventveil.transforms.decode.reading import Decoders, Originals, Reading
 from eventveil.transforms.encode.json_events import encode_json
 from eventveil.transforms.keys.keyring import throw_away_keys
 from eventveil.transforms.plan import Plan
+from eventveil.transforms.release.renumber import WindowNumbers
 from eventveil.transforms.veil import Veil
 
 __all__ = ["preview_events"]
@@ -47,7 +49,12 @@ def preview_events(policy: str, patterns: Sequence[str], number: int, input_form
     console = screen()
     table = columns("before", "after", expand=True)
     shown = 0
-    for raw in _first(patterns, input_format, number):
+    raws = _first(patterns, input_format, number)
+    if plan.numbered:
+        # What is numbered over all events of a window is known when all were seen; a preview has few.
+        raws, again = tee(raws)
+        fates.number(again)
+    for raw in raws:
         for before, fate in fates.of(raw):
             shown += 1
             if as_json:
@@ -81,8 +88,22 @@ class _Fates:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._veil: Veil = plan.bind(throw_away_keys())
+        self._keys = throw_away_keys()
+        self._veil: Veil = plan.bind(self._keys)
         self._decoders = Decoders(Reading(plan.schema, plan.used, stream=plan.stream))
+        self._numbers: dict[int, WindowNumbers] = {}
+
+    def number(self, raws: Iterable[pa.RecordBatch]) -> None:
+        """See the events that are numbered together, as far as the preview has them."""
+        rule = self._plan.release_window
+        assert rule is not None, "compile asks for a window where values are numbered within it"
+        keys = self._keys.domain(self._plan.domain)
+        for raw in raws:
+            for veiled in self._veiled(raw).values():
+                start = veiled.column(WINDOW)[0].as_py() if veiled.num_rows else None
+                if start is not None:
+                    found = self._numbers.setdefault(start, WindowNumbers(keys, start, rule, 1 << 30))
+                    found.add(self._plan, veiled)
 
     def of(self, raw: pa.RecordBatch) -> Iterator[tuple[str, _Fate]]:
         """Each event as text, and its fate."""
@@ -107,11 +128,25 @@ class _Fates:
         return {row: _Fate.refuse(code or "EV509", field) for row, (kind, code) in enumerate(zip(kinds, codes)) if kind != mine}
 
     def _treated(self, raw: pa.RecordBatch) -> dict[int, _Fate]:
+        return {row: found if isinstance(found, _Fate) else self._shown(found) for row, found in self._outcomes(raw).items()}
+
+    def _veiled(self, raw: pa.RecordBatch) -> dict[int, pa.RecordBatch]:
+        strangers = self._strangers(raw)
+        ours = raw.take(pa.array([row for row in range(raw.num_rows) if row not in strangers], pa.int64())) if strangers else raw
+        return {row: found for row, found in self._outcomes(ours).items() if not isinstance(found, _Fate)}
+
+    def _shown(self, veiled: pa.RecordBatch) -> _Fate:
+        if self._plan.numbered:
+            veiled = self._numbers[veiled.column(WINDOW)[0].as_py()].number(self._plan, veiled)
+        visible = [name for name in veiled.schema.names if name not in (ORDER, WINDOW)]
+        return _Fate(after=encode_json(veiled.select(visible))[0].as_py().decode().rstrip())
+
+    def _outcomes(self, raw: pa.RecordBatch) -> dict[int, _Fate | pa.RecordBatch]:
         part = part_of(raw)
         positions = Originals(raw).positions
         decoded = self._decoders.decode(raw)
         refused = zip(decoded.refused_rows.tolist(), decoded.refused_codes, decoded.refused_paths)
-        fates = {row: _Fate.refuse(code, path) for row, code, path in refused}
+        fates: dict[int, _Fate | pa.RecordBatch] = {row: _Fate.refuse(code, path) for row, code, path in refused}
         rows = decoded.rows.tolist() if decoded.rows is not None else range(raw.num_rows)
         for at, row in enumerate(rows):
             outcome = self._veil.apply(
@@ -125,8 +160,7 @@ class _Fates:
             elif outcome.filtered:
                 fates[row] = _Fate(left_out="only_if")
             else:
-                visible = [name for name in outcome.veiled.schema.names if name not in (ORDER, WINDOW)]
-                fates[row] = _Fate(after=encode_json(outcome.veiled.select(visible))[0].as_py().decode().rstrip())
+                fates[row] = outcome.veiled
         return fates
 
 

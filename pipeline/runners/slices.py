@@ -160,7 +160,7 @@ class _Loop:
         self._reporter = reporter
         self._folder = CheckpointFolder(live.checkpoint, StateSeal.of(load_keys(job.sealing.keys)))
         self._writer: CarryWriter | None = None
-        self._gate = RefusedGate(live.stop_when.share, live.stop_when.over_us) if live.stop_when is not None else None
+        self._gate = _gate_of(job, live)
         self._began = time.monotonic()
         self._slice_s = 0.0
         self._heard: dict[str, int] = {}
@@ -363,9 +363,16 @@ class _Loop:
                 now=self._clock(),
                 watermark=held.watermark.value,
                 slice_s=self._slice_s,
+                every_s=self._live.slice_us / 1e6,
                 reason=reason,
             )
         )
+
+
+def _gate_of(job: ReadyJob, live: Live) -> RefusedGate | None:
+    stop = live.stop_when
+    letters = None if job.letters is None else job.letters.folder
+    return None if stop is None else RefusedGate(stop.share, stop.over_us, letters=letters)
 
 
 def _policy(name: str, totals: Mapping[str, int]) -> PolicyCounts:

@@ -113,9 +113,11 @@ class TestUpAndDown:
     def test_down_ends_one_that_is_stopped_and_frees_its_port(self, broker: Any) -> None:
         process = broker.process
         broker.freeze()
+        began = time.monotonic()
 
         assert run("down", "--home", broker.home).returncode == 0
         assert not is_running(process)
+        assert time.monotonic() - began < 19  # then it would have been killed
         assert not (broker.home / "kafka.address").exists()
         assert run("down", "--home", broker.home).returncode == 0
 
@@ -265,7 +267,8 @@ class TestTheFixtures:
         live = tmp_path / "tests" / "live"
         live.mkdir(parents=True)
         (tmp_path / "deploy").symlink_to(ROOT / "deploy")
-        shutil.copy(Path(__file__).with_name("conftest.py"), live)
+        for part in Path(__file__).parent.glob("[!t]*.py"):  # conftest.py, and what it is made of
+            shutil.copy(part, live)
         (live / "test_it.py").write_text(
             "import time\nfrom pathlib import Path\n\n"
             "def test_it(kafka, shared_broker):\n"

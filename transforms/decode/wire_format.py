@@ -13,7 +13,6 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from eventveil.schemas.errors import StorageError
 from eventveil.schemas.events.tree import EventSchema
@@ -33,15 +32,16 @@ _WRITERS_KEPT = 64
 
 
 def by_writer(values: Column) -> Iterator[tuple[int | None, Int64s, Column]]:
-    """The number of each writer's schema, its rows, and their datums; None for rows that name none."""
+    """The number of each writer's schema, its rows, and their datums; None for rows that name none, whose datums are nothing to read."""
     rows: dict[int | None, list[int]] = {}
-    for row, value in enumerate(values.to_pylist()):
-        marked = value is not None and len(value) >= _HEADER and value[0] == 0
-        rows.setdefault(int.from_bytes(value[1:_HEADER], "big") if marked else None, []).append(row)
+    texts: list[bytes | None] = values.to_pylist()
+    for row, text in enumerate(texts):
+        marked = text is not None and len(text) >= _HEADER and text[0] == 0
+        rows.setdefault(int.from_bytes(text[1:_HEADER], "big") if marked and text else None, []).append(row)
     for number, found in rows.items():
-        at = np.array(found, np.int64)
-        taken: Column = values if len(at) == len(values) else values.take(pa.array(at))
-        yield number, at, taken if number is None else pc.binary_slice(taken, _HEADER)
+        # Not binary_slice: of a column that was taken from another it asks for a negative buffer (pyarrow 25).
+        datums: Column = pa.array([(texts[row] or b"")[_HEADER:] for row in found], pa.binary())
+        yield number, np.array(found, np.int64), datums
 
 
 class WireDecoder:

@@ -20,7 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from eventveil.pipeline.checkpoint._frames import open_regular, read_frame, read_schema
+from eventveil.pipeline.checkpoint._disk import open_regular
+from eventveil.pipeline.checkpoint._frames import read_frame, read_schema
 from eventveil.pipeline.checkpoint.carry import CarryFile, read_carry
 from eventveil.schemas.errors import StorageError
 from eventveil.transforms.batch import Part
@@ -520,6 +521,19 @@ class TestMemory:
 
         assert 80_000 == total
         assert 20 << 20 > more, "the file has 80 MB"
+
+    def test_what_waits_is_bounded_over_all_windows(self, loop: Any, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("eventveil.pipeline.checkpoint.carry._MOST_WAITING", 50_000)
+        carry = loop.begin()
+        most = 0
+        for number in range(200):
+            rows = range(100 * number, 100 * number + 100)
+            carry.append("research", number % 20 * MINUTE, batch(rows, Part("orders/0", number % 3, number)))
+            most = max(most, sum(sum(waiting.sizes.values()) for waiting in loop.writer._waiting.values()))
+        loop.finish()
+
+        assert 25_000 < most <= 50_000
+        assert sorted(range(20_000)) == sorted(n for window in range(20) for n in loop.rows(window * MINUTE))
 
     def test_many_windows_take_no_descriptors(self, loop: Any) -> None:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)

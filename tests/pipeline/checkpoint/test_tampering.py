@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from eventveil.pipeline.checkpoint._frames import open_regular, read_frame, read_schema
+from eventveil.pipeline.checkpoint._disk import open_regular
+from eventveil.pipeline.checkpoint._frames import read_frame, read_schema
 from eventveil.pipeline.checkpoint.carry import read_carry
 from eventveil.schemas.errors import StorageError
 
