@@ -22,7 +22,7 @@ Compression = Literal["none", "gzip", "zstd"]
 
 _LARGEST_PART = 32 << 20
 _LARGEST_STATE = 1 << 40
-_LIVE_ONLY = ("checkpoint", "roll", "slice", "idle_after", "max_slice_bytes", "stop_when_refused")
+_LIVE_ONLY = ("checkpoint", "slice", "idle_after", "max_slice_bytes", "stop_when_refused")
 
 
 def _check_path(text: str) -> str:
@@ -222,8 +222,8 @@ def check_entries(form: JobForm, document: Mapping, reader: Reader) -> None:
         )
     for name in () if is_live else _LIVE_ONLY:
         if getattr(form, name) is not None:
-            remedy = "remove it, or say watch: true" if name != "roll" else "remove it: a file is made of each part of the input"
-            reader.add(line_at(document, [name]), "EV103", f"{name} is for streams, and files are read once", remedy)
+            fact = f"{name} is for streams, and files are read once"
+            reader.add(line_at(document, [name]), "EV103", fact, "remove it, or say watch: true")
 
 
 def _check_end(end: InputForm | OutputForm, is_stream: bool, at: tuple[str | int, ...], document: Mapping, reader: Reader) -> None:

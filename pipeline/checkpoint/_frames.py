@@ -19,6 +19,8 @@ import json
 import os
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
 
 import pyarrow as pa
 
@@ -41,6 +43,8 @@ __all__ = [
 _MAGIC = b"EVCARRY1"
 _SCHEMA = struct.Struct(">I")
 _FRAME = struct.Struct(">IIQ")
+
+_Kind = Literal["schema", "head", "body"]
 
 Batches = tuple[str, int, list[int], list[int]]
 """Origin and start of a part, the numbers of its batches, and the rows of each."""
@@ -66,9 +70,14 @@ class CarryFile:
     rows: int = 0
     series: str = ""
 
-    def info(self, *where: str | int) -> bytes:
-        """What everything sealed in this file is bound to."""
-        return lengths("eventveil carry", self.series, self.variant, self.window_us, self.begun, *where)
+    def info(self, kind: _Kind, *where: int) -> bytes:
+        """What everything sealed in this file is bound to.
+
+        Args:
+            where: of a frame: its offset, its slice and the sizes of its head and body.
+        """
+        whose = _whose(self.series, self.variant, self.window_us, self.begun)
+        return whose + lengths(kind) + struct.pack(f">{len(where)}Q", *where)
 
 
 @dataclass(frozen=True)
@@ -149,6 +158,12 @@ def newest_slice(descriptor: int, offset: int) -> int | None:
     return newest
 
 
+@lru_cache(64)
+def _whose(series: str, variant: str, window_us: int, begun: int) -> bytes:
+    """The same for all frames of a file, of which there may be many thousand."""
+    return lengths("eventveil carry", series, variant, window_us, begun)
+
+
 def _at(descriptor: int, offset: int, size: int, file: CarryFile) -> bytes:
     """Exactly these bytes."""
     try:
@@ -162,8 +177,8 @@ def _at(descriptor: int, offset: int, size: int, file: CarryFile) -> bytes:
     return found
 
 
-def _opened(seal: StateSeal, sealed: bytes, file: CarryFile, *where: str | int) -> bytes:
+def _opened(seal: StateSeal, sealed: bytes, file: CarryFile, kind: _Kind, *where: int) -> bytes:
     try:
-        return seal.open(sealed, file.info(*where))
+        return seal.open(sealed, file.info(kind, *where))
     except ValueError:
         raise damaged(file.path, "cannot be opened: it was changed, or is not of this window and checkpoint") from None

@@ -108,14 +108,14 @@ class _Waiting:
         return _Waiting({key: self.batches.pop(key)}, {key: self.sizes.pop(key)})
 
     def frames(self) -> Iterator[list[tuple[str, int, int, pa.RecordBatch]]]:
-        """Batches in order, as many together as make a frame."""
+        """The batches of part after part, as many together as make a frame."""
         frame: list[tuple[str, int, int, pa.RecordBatch]] = []
         size = 0
         for key in sorted(self.batches):
             if frame and size + self.sizes[key] > _FRAME_BYTES:
                 yield frame
                 frame, size = [], 0
-            frame += [(*key, number, batch) for number, batch in sorted(self.batches[key], key=lambda one: one[0])]
+            frame += [(*key, number, batch) for number, batch in self.batches[key]]
             size += self.sizes[key]
         if frame:
             yield frame

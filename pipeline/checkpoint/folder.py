@@ -11,7 +11,7 @@ A slice is: write_intent, append to carry, commit. Killed anywhere in between, t
 intent, or as it is after it. Everything is sealed (`_document`, `_frames`); a folder made here is open to its owner alone.
 
 What was changed, cut, exchanged or is missing is noticed, and so is a checkpoint that is older than the carry or the intent beside it.
-A copy of the whole folder, put back in its place, is not: then the job goes on from there, and sinks see what they have seen before.
+A copy of the whole folder, put back in its place, is not: then the job goes on from there, and does a second time what came after.
 Nor is it noticed when whoever can write the folder cuts off, or removes, what an unfinished slice has appended: it is appended again.
 """
 

@@ -33,7 +33,7 @@ Format = Literal["jsonl", "avro", "parquet"]
 _SUFFIX = {"jsonl": "jsonl", "avro": "avro", "parquet": "parquet"}
 _COMPRESSED = {"gzip": ".gz", "zstd": ".zst"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,199}\Z")
-_LINES = 1 << 14
+_ROWS_AT_ONCE = 1 << 14
 _DAY_US = 86_400_000_000
 
 
@@ -245,8 +245,10 @@ class FolderSink:
 
     def _ordered(self, table: pa.Table) -> pa.RecordBatch | pa.Array[Any]:
         """The rows of a shard as they leave."""
-        # Encoding takes several times the memory of what is encoded: a little at a time.
-        batches = table.to_batches(max_chunksize=_LINES) if self.format == "jsonl" else table.to_batches()
+        batches = table.to_batches()
+        if self.format == "jsonl":
+            # Encoding takes several times the memory of what is encoded.
+            batches = [piece for batch in batches for piece in _split(batch)]
         rows = _lines(_visible(batches)) if self.format == "jsonl" else _one(_visible(batches))
         return taken(rows, None if self.order == "keep" else keyed_places(batches, rows))
 
@@ -267,17 +269,17 @@ class FolderSink:
         if isinstance(rows, pa.Array):
             return self._compressed(_data(rows))
         buffer = io.BytesIO()
-        table = pa.Table.from_batches([rows])
         metadata = {**self.provenance, **entries}
         # Imported where they are used: a job of JSON lines starts without the libraries for the others.
         if self.format == "avro":
             from eventveil.transforms.encode.avro_events import write_avro
 
-            write_avro(buffer, table, self.name, metadata)
+            # Rows become Python objects on the way: a few at a time.
+            write_avro(buffer, pa.Table.from_batches(_split(rows)), self.name, metadata)
         else:
             from eventveil.transforms.encode.parquet_rows import write_parquet
 
-            write_parquet(buffer, table, metadata)
+            write_parquet(buffer, pa.Table.from_batches([rows]), metadata)
         return buffer.getbuffer()
 
     def _compressed(self, data: memoryview) -> memoryview:
@@ -321,6 +323,10 @@ def _date(micros: int) -> str:
 
 def _visible(batches: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
     return [batch.select([name for name in batch.schema.names if name not in INTERNAL]) for batch in batches]
+
+
+def _split(batch: pa.RecordBatch) -> list[pa.RecordBatch]:
+    return [batch.slice(start, _ROWS_AT_ONCE) for start in range(0, batch.num_rows, _ROWS_AT_ONCE)]
 
 
 def _starts(batches: Sequence[pa.RecordBatch]) -> npt.NDArray[np.int64]:

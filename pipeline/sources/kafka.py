@@ -241,7 +241,9 @@ class KafkaStream:
                 raise ck.KafkaException(topic.error)
             lanes += [(name, partition) for partition in sorted(topic.partitions)]
         if not self._ids:
-            asked = self._connection.admin().describe_topics(ck.TopicCollection(list(self._topics)), request_timeout=seconds)
+            # Named: what asks must live until it has been answered.
+            admin = self._connection.admin()
+            asked = admin.describe_topics(ck.TopicCollection(list(self._topics)), request_timeout=seconds)
             self._ids = {name: str(answer.result().topic_id or "") for name, answer in asked.items()}
         lows, highs = (self._offsets(lanes, which, seconds) for which in (_EARLIEST, _LATEST))
         return lows, highs

@@ -55,5 +55,5 @@ class ReadEvents(beam.DoFn):
         # Its client is an extra: who reads files does not have it.
         from eventveil.pipeline.sources.kafka import read_topic
 
-        batch_bytes, _, max_event_bytes = self._sizes
+        batch_bytes, *_ = self._sizes
         return read_topic(piece, self._wants, batch_bytes)

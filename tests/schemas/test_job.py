@@ -411,9 +411,12 @@ class TestStreams:
     def test_it_needs_a_checkpoint(self, text: str) -> None:
         assert ["EV104"] == [found.split()[1] for found in refused(text)]
 
-    @pytest.mark.parametrize("entry", ["checkpoint: c", "roll: 1min", "slice: 1s", "idle_after: 1s", "max_slice_bytes: 1"])
+    @pytest.mark.parametrize("entry", ["checkpoint: c", "slice: 1s", "idle_after: 1s", "max_slice_bytes: 1"])
     def test_what_is_for_streams_alone_is_not_ignored_with_files(self, entry: str) -> None:
         assert ["EV103"] == [found.split()[1] for found in refused(entry + "\n")]
+
+    def test_files_that_are_read_once_may_be_rolled_too(self) -> None:
+        assert (Duration(1, "h"), False) == (read("roll: 1h\n").roll, read("roll: 1h\n").is_live)
 
     def test_a_folder_is_watched(self) -> None:
         found = read(f"{LIVE}watch: true\nroll: 1h\n")

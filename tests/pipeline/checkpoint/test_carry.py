@@ -21,7 +21,7 @@ import pyarrow as pa
 import pytest
 
 from eventveil.pipeline.checkpoint._disk import open_regular
-from eventveil.pipeline.checkpoint._frames import read_frame, read_schema
+from eventveil.pipeline.checkpoint._frames import Frame, read_frame, read_schema
 from eventveil.pipeline.checkpoint.carry import CarryFile, read_carry
 from eventveil.schemas.errors import StorageError
 from eventveil.transforms.batch import Part
@@ -29,6 +29,20 @@ from eventveil.transforms.keys.derive import HeldKeys
 
 MINUTE = 60_000_000
 Batch = Callable[..., pa.RecordBatch]
+
+
+def frames_of(loop: Any, window: int) -> list[Frame]:
+    file, seal = loop.folder.carry("research", window), loop.seals.of(window)
+    descriptor = open_regular(file.path)
+    try:
+        _, offset = read_schema(descriptor, file, seal)
+        found: list[Frame] = []
+        while offset < file.length:
+            found.append(read_frame(descriptor, file, seal, offset))
+            offset = found[-1].end
+        return found
+    finally:
+        os.close(descriptor)
 
 
 class TestSlices:
@@ -271,6 +285,7 @@ class TestOrder:
             blob for batch in found for blob in batch.column("blob").to_pylist()
         ]
         assert max(batch.nbytes for batch in found) < 3 << 20
+        assert max(frame.body_size for frame in frames_of(loop, 0)) < 1_300_000
 
     def test_a_batch_that_is_larger_than_a_frame(self, loop: Any) -> None:
         rows = pa.RecordBatch.from_pydict({"n": pa.array(range(30)), "blob": pa.array([bytes([n]) * (1 << 20) for n in range(30)])})
@@ -399,11 +414,8 @@ class TestCanary:
         padded = pa.array(["hidden" * 30, "a", "b", "hidden" * 30]).slice(1, 2)
         loop.do([(0, pa.RecordBatch.from_pydict({"n": hidden, "m": masked, "p": padded}))])
         file, seal = loop.folder.carry("research", 0), loop.seals.of(0)
-        descriptor = open_regular(file.path)
-        _, offset = read_schema(descriptor, file, seal)
-        frame = read_frame(descriptor, file, seal, offset)
-        sealed = os.pread(descriptor, frame.body_size, frame.end - frame.body_size)
-        os.close(descriptor)
+        (frame,) = frames_of(loop, 0)
+        sealed = Path(file.path).read_bytes()[frame.end - frame.body_size : frame.end]
         body = seal.open(sealed, file.info("body", frame.offset, frame.slice, frame.head_size, frame.body_size))
 
         assert b"shown" in body and b"plain" in body

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eventveil.pipeline.sinks import publish
+from eventveil.pipeline.sinks import _shards
 from eventveil.pipeline.sinks.files import PROVENANCE, FolderSink
 from eventveil.pipeline.sinks.publish import Unit, in_shards
 from eventveil.schemas.errors import StorageError
@@ -102,8 +102,8 @@ def out(tmp_path: Path) -> Path:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits that a test's rows exceed: many shards, several passes."""
-    monkeypatch.setattr(publish, "_SHARD_BYTES", SHARD_BYTES)
-    monkeypatch.setattr(publish, "_HELD_BYTES", HELD_BYTES)
+    monkeypatch.setattr(_shards, "_SHARD_BYTES", SHARD_BYTES)
+    monkeypatch.setattr(_shards, "_HELD_BYTES", HELD_BYTES)
 
 
 class TestAUnit:
@@ -241,7 +241,7 @@ class TestShards:
         ],
     )
     def test_their_number_is_that_of_parts_of_bounded_size(self, rows: int, weight: int, expected: int) -> None:
-        assert expected == 1 << publish._bits_for(rows, weight)
+        assert expected == 1 << _shards._bits_for(rows, weight)
 
     def test_each_holds_the_rows_of_its_leading_bits_and_what_is_too_much_is_put_aside(self, tmp_path: Path, small: None) -> None:
         rows = rows_of(1_000)
@@ -373,9 +373,9 @@ import os, sys
 from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
-from test_publish import HELD_BYTES, SHARD_BYTES, cut, publish, rows_of, sink_of
+from test_publish import HELD_BYTES, SHARD_BYTES, _shards, cut, rows_of, sink_of
 
-publish._SHARD_BYTES, publish._HELD_BYTES = SHARD_BYTES, HELD_BYTES
+_shards._SHARD_BYTES, _shards._HELD_BYTES = SHARD_BYTES, HELD_BYTES
 folder, format, partition = Path(sys.argv[2]), sys.argv[3], sys.argv[4]
 batches = cut(rows_of(100), 5, 0)
 
