@@ -202,6 +202,7 @@ def prepare(job: Job) -> ReadyJob:
     custodian = load_public(letters.custodian) if letters is not None else None
     part_bytes = job.part_bytes or PART_BYTES
     _check_windows(job, plans)
+    _check_types(job, plans)
     gatherings = [_gathering(job, name, doc, plan) for name, doc, plan in zip(names, job.variants, plans)]
     ranges = [] if job.is_live else list_ranges(job.input.uri, job.input.format, part_bytes, job.input.compression)
     _check_apart(job, [piece.path for piece in ranges])
@@ -306,6 +307,14 @@ def _divides(roll: Duration, release: Duration, zone: str) -> bool:
         return release.fixed_us is not None and release.fixed_us % small == 0
     # Longer windows begin at local midnight; zones differ from UTC by multiples of a quarter of an hour today.
     return _DAY_US % small == 0 if zone == "UTC" else 900_000_000 % small == 0
+
+
+def _check_types(job: Job, plans: Sequence[Plan]) -> None:
+    """A message of plain Avro can only be read once its type is known."""
+    typed = next((plan for plan in plans if plan.event_type is not None and not plan.event_type[0].startswith("$")), None)
+    if job.input.stream is not None and job.input.format == "avro" and job.input.registry is None and typed is not None:
+        fact = f"{typed.name} tells events by a field, and messages of plain Avro cannot be read before their type is known"
+        raise SchemaError(Problem(job.file, job.line_of("input"), "EV220", fact, "tell types by header or topic, or name a schema registry"))
 
 
 def _check_windows(job: Job, plans: Sequence[Plan]) -> None:

@@ -182,7 +182,8 @@ class Topics:
 
     def remove(self) -> None:
         if self.made:
-            for removed in self.admin().delete_topics(self.made, operation_timeout=10).values():
+            admin = self.admin()  # without a name it is gone before it has been answered
+            for removed in admin.delete_topics(self.made, operation_timeout=10).values():
                 removed.exception(30)  # a test may have deleted it itself
             self.made.clear()
 

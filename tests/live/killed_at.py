@@ -1,13 +1,15 @@
 """The command line, in a process to which something happens: ``python killed_at.py '{"kill": {...}}' run job.yaml``.
 
-    {"kill": {"place": "pipeline.checkpoint.folder:CheckpointFolder.write_intent", "call": 3, "when": "after", "about": "..."}}
-        kill -9 before or after the 3rd call of this function (of those with an argument that holds the text `about`).
-    {"limit": {"place": ..., "call": 1, "bytes": 4096}}
-        from before that call on no file can be larger, as on a disk that is full.
-    {"set": {"pipeline.sinks.publish:_SHARD_ROWS": 100}}
-        another value of a constant.
-    {"clock_back": {"after_s": 3.0, "by_s": 3600}}
-        the clock is set back.
+{"kill": {"place": "pipeline.checkpoint.folder:CheckpointFolder.write_intent", "call": 3, "when": "after", "about": "..."}}
+    kill -9 before or after the 3rd call of this function (of those with an argument that holds the text `about`).
+{"limit": {"place": ..., "call": 1, "bytes": 4096}}
+    from before that call on no file can be larger, as on a disk that is full.
+{"pause": {"place": ..., "call": 1, "when": "after", "seconds": 10}}
+    it says "paused", and sleeps.
+{"set": {"pipeline.sinks.publish:_SHARD_ROWS": 100}}
+    another value of a constant.
+{"clock_back": {"after_s": 3.0, "by_s": 3600}}
+    the clock is set back.
 """
 
 from __future__ import annotations
@@ -33,6 +35,9 @@ def main() -> None:
         setattr(*found(place), value)
     if "kill" in happens:
         interrupt(**happens["kill"], action=lambda: os.kill(os.getpid(), signal.SIGKILL))
+    if "pause" in happens:
+        seconds = happens["pause"].pop("seconds")
+        interrupt(**happens["pause"], action=lambda: (print("paused", flush=True), time.sleep(seconds)))
     if "limit" in happens:
         size = happens["limit"].pop("bytes")
         interrupt(**happens["limit"], action=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
@@ -52,7 +57,7 @@ def found(place: str) -> tuple[Any, str]:
     return owner, name
 
 
-def interrupt(place: str, call: int, action: Callable[[], None], when: str = "before", about: str = "") -> None:
+def interrupt(place: str, call: int, action: Callable[[], Any], when: str = "before", about: str = "") -> None:
     owner, name = found(place)
     real = getattr(owner, name)
     calls = 0

@@ -330,10 +330,13 @@ class TestWhatTheTestsStandOn:
         assert (len(topics[topic].partitions), len(topics[two].partitions)) == (4, 2)
         write(kafka, topic, b"1", b"2")
         assert read(kafka, topic) == [b"1", b"2"]
+        new_topic.remove()
+        assert {topic, two} & set(new_topic.admin().list_topics(timeout=10).topics) == set()
 
     def test_old_events_are_kept(self, new_topic: Any) -> None:
         topic = ConfigResource(ConfigResource.Type.TOPIC, new_topic(1))
-        settings = new_topic.admin().describe_configs([topic])[topic].result(30)
+        admin = new_topic.admin()  # without a name it is gone before it has been answered
+        settings = admin.describe_configs([topic])[topic].result(30)
 
         assert settings["retention.ms"].value == "-1"
 
