@@ -1,6 +1,7 @@
 """A peer: the same work as a plain loop over events with orjson and HMAC, as one would write it without eventveil.
 
     python bench/loop.py orders.jsonl out.jsonl
+    python bench/loop.py kafka://127.0.0.1:9092/orders out.jsonl       a topic, up to where it ends now
 
 It does what the result asks for: window keys, pseudonyms, noise that a retry repeats (one HMAC over id and quantities gives
 four draws), refused lines counted. It does less than the job in that it looks for no unknown fields, keeps no refused lines,
@@ -14,7 +15,7 @@ import argparse
 import hmac
 import math
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -103,13 +104,35 @@ def veil(
     }
 
 
-def run(source: Path, target: Path, memo: bool) -> dict[str, int]:
+def lines_of(source: str) -> Iterator[bytes]:
+    """The events of a file or a topic."""
+    if not source.startswith("kafka://"):
+        with open(source, "rb", buffering=1 << 20) as lines:
+            yield from lines
+        return
+    import confluent_kafka as ck
+
+    address, _, topic = source.removeprefix("kafka://").partition("/")
+    consumer = ck.Consumer({"bootstrap.servers": address, "group.id": "loop", "enable.auto.commit": False})
+    lanes = [ck.TopicPartition(topic, number, 0) for number in consumer.list_topics(topic, 10).topics[topic].partitions]
+    missing = sum(consumer.get_watermark_offsets(lane, 10)[1] for lane in lanes)
+    consumer.assign(lanes)
+    while missing:
+        for message in consumer.consume(min(missing, 1_000), 10):
+            if message.error():
+                raise SystemExit(message.error().str())
+            missing -= 1
+            yield message.value()
+    consumer.close()
+
+
+def run(source: Iterable[bytes], target: Path, memo: bool) -> dict[str, int]:
     windows: dict[str, Window] = {}
     table, name = laplace_table(SCALE), remembered if memo else plain
     events = refused = 0
-    with source.open("rb", buffering=1 << 20) as lines, target.open("wb", buffering=1 << 20) as out:
+    with target.open("wb", buffering=1 << 20) as out:
         batch: list[bytes] = []
-        for line in lines:
+        for line in source:
             events += 1
             try:
                 batch.append(orjson.dumps(veil(orjson.loads(line), windows, table, name)))
@@ -125,14 +148,14 @@ def run(source: Path, target: Path, memo: bool) -> dict[str, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path)
+    parser.add_argument("source")
     parser.add_argument("target", type=Path)
     parser.add_argument("--memo", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--core", type=int, help="keep to this core")
     arguments = parser.parse_args()
     pin(arguments.core)
     with measured() as cost:
-        counts = run(arguments.source, arguments.target, arguments.memo)
+        counts = run(lines_of(arguments.source), arguments.target, arguments.memo)
     report(cost, **counts, memo=arguments.memo)
 
 

@@ -50,6 +50,7 @@ class Scratch:
             # A place is written once: as a nonce it is never used again.
             sealed = self._seal.encrypt(self._end.to_bytes(12, "big"), memoryview(sink.getvalue()).cast("B"), None)
             self._file.write(sealed)
+            self._file.flush()
         except OSError as error:
             raise unwritable(self._folder, error) from None
         self._places.setdefault(number, []).append((self._end, len(sealed)))

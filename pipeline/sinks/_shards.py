@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from eventveil.pipeline.sinks._scratch import Scratch
 from eventveil.schemas.errors import StorageError
 from eventveil.transforms.batch import ORDER, ROLL, WINDOW
-from eventveil.transforms.columns import Column, numbers_of
+from eventveil.transforms.columns import Column, buffer_of, numbers_of
 from eventveil.transforms.encode.compact import plain
 from eventveil.transforms.encode.json_events import encode_json
 from eventveil.transforms.keys.prf import macs
@@ -136,16 +136,16 @@ class _Spread:
         lines = encode_json(chosen.select([name for name in chosen.schema.names if name not in INTERNAL])).cast(pa.binary())
         whole = _pc.binary_join_element_wise(chosen.column(ORDER).cast(pa.binary()), lines, b"")
         # No secret is needed: what it tells is in the row itself.
-        digests: Any = macs("blake2b", [bytes(32)], None, whole, 16)
-        return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(rows), [None, pa.py_buffer(np.ascontiguousarray(digests))])
+        digests = macs("blake2b", [bytes(32)], None, whole, 16)
+        return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(rows), [None, buffer_of(digests)])
 
-    def _numbers(self, contents: list[bytes]) -> list[int]:
+    def _numbers(self, contents: list[bytes]) -> Int64s:
         """Of each row the number among those with the same content."""
         numbers = []
         for content in contents:
             numbers.append(self._seen[content])
             self._seen[content] += 1
-        return numbers
+        return np.array(numbers, np.int64)
 
 
 def _by_key(batches: Iterable[pa.RecordBatch], spread: _Spread, count: int, scratch: Scratch) -> Iterator[tuple[int, list[pa.RecordBatch]]]:

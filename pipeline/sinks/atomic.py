@@ -167,7 +167,7 @@ def open_nameless(folder: str) -> BinaryIO:
     temporary = _temporary_name(folder)
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
     remove_file(temporary)
-    return open(descriptor, "w+b", buffering=0)
+    return open(descriptor, "w+b")
 
 
 def remove_file(path: str) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import confluent_kafka as ck
 import pyarrow as pa
@@ -29,6 +29,7 @@ _LOG = logging.getLogger(__name__)
 
 _LOOK_S = 10.0
 """How long a call waits for the brokers before it says that they cannot be reached."""
+_ANSWER_S = 5.0
 _SURE_S = 2.0
 """How long a topic must be unknown: a broker that has just started may not know it yet."""
 _EARLIEST, _LATEST = -2, -1  # asked for in place of a time
@@ -37,6 +38,8 @@ _EARLIEST, _LATEST = -2, -1  # asked for in place of a time
 _FIRST_MESSAGES = 4096
 _MOST_MESSAGES = 1 << 19
 _LEAST_SIZE = 32.0
+
+_Answer = TypeVar("_Answer")
 
 _sizes: dict[tuple[str, str], float] = {}
 """Bytes per offset of what was read last, by cluster and topic."""
@@ -116,8 +119,8 @@ class KafkaStream:
         self._place = f"kafka://{cluster.bootstrap}/{','.join(self._topics)}"
         self._connection = Connection(self._cluster)
         self._consumer = self._connection.consumer(on_commit=self._was_told)
-        self._ends: dict[str, int] = {}
-        self._ids: dict[str, str] = {}
+        self._admin = self._connection.admin()
+        self._seen: dict[str, int] = {}
         self._telling = False
 
     def identity(self) -> dict[str, Any]:
@@ -125,17 +128,14 @@ class KafkaStream:
         return {"kind": "kafka", "topics": list(self._topics)}
 
     def begin(self, from_now: bool) -> State:
-        lows, highs = self._look()
-        self._ends = {_name(lane): high for lane, high in highs.items()}
-        return {"positions": {_name(lane): at for lane, at in sorted((highs if from_now else lows).items())}, "ids": self._ids}
+        lows, highs = self._patiently(self._ends)
+        self._seen = {_name(lane): high for lane, high in highs.items()}
+        positions = {_name(lane): at for lane, at in sorted((highs if from_now else lows).items())}
+        return {"positions": positions, "ids": self._patiently(self._ids)}
 
     def next(self, state: State, most_bytes: int) -> State | None:
         positions: dict[str, int] = state["positions"]
-        lows, highs = self._look()
-        for topic, told in state["ids"].items():
-            if told and self._ids.get(topic, told) != told:
-                remedy = "its events are others: say --from-now, or give the job a checkpoint of its own"
-                raise StorageError.of("EV412", "the topic was deleted and made anew", remedy, file=f"{self._place}: {topic}")
+        lows, highs = self._patiently(self._ends)
         waiting: dict[Lane, int] = {}
         for lane, high in highs.items():
             at = positions.get(_name(lane), 0)
@@ -145,12 +145,17 @@ class KafkaStream:
         missing = sorted(set(positions) - {_name(lane) for lane in highs})
         if missing:
             raise explain("UNKNOWN_TOPIC_OR_PART", f"{self._place}: {missing[0]}")
-        self._ends = {_name(lane): high for lane, high in highs.items()}
+        self._seen = {_name(lane): high for lane, high in highs.items()}
         taken = self._share({lane: count for lane, count in waiting.items() if count}, most_bytes)
         if not taken:
             return None
+        ids = self._patiently(self._ids)
+        for topic, told in state["ids"].items():
+            if told and ids[topic] != told:
+                remedy = "its events are others: say --from-now, or give the job a checkpoint of its own"
+                raise StorageError.of("EV412", "the topic was deleted and made anew", remedy, file=f"{self._place}: {topic}")
         after = {_name(lane): positions.get(_name(lane), 0) + taken.get(lane, 0) for lane in sorted(highs)}
-        return {"positions": after, "ids": self._ids}
+        return {"positions": after, "ids": ids}
 
     def ranges(self, before: State, after: State) -> tuple[TopicRange, ...]:
         groups: dict[int, list[tuple[str, int, int, int]]] = {}
@@ -168,10 +173,10 @@ class KafkaStream:
         return origin
 
     def is_caught_up(self, state: State) -> frozenset[str]:
-        return frozenset(lane for lane, at in state["positions"].items() if at >= self._ends.get(lane, at + 1))
+        return frozenset(lane for lane, at in state["positions"].items() if at >= self._seen.get(lane, at + 1))
 
     def lag(self, state: State) -> int:
-        return sum(max(0, end - state["positions"].get(lane, 0)) for lane, end in self._ends.items())
+        return sum(max(0, end - state["positions"].get(lane, 0)) for lane, end in self._seen.items())
 
     def committed(self, state: State) -> None:
         self._consumer.poll(0)
@@ -210,47 +215,49 @@ class KafkaStream:
             budget -= taken[lane] * sizes[lane]
         return taken
 
-    def _look(self) -> tuple[dict[Lane, int], dict[Lane, int]]:
-        """Lowest and next offset of each partition, the latter without what is still open in a transaction."""
+    def _patiently(self, ask: Callable[[], _Answer]) -> _Answer:
+        """The brokers' answer, however long it takes them, within bounds."""
         began = time.monotonic()
         while True:
             self._consumer.poll(0)  # its callbacks run here
             try:
-                found = self._ask(_LOOK_S / 2)
+                answer = ask()
             except ck.KafkaException as error:
                 name = error.args[0].name()
+            except TimeoutError:
+                name = "_TIMED_OUT"
             else:
                 self._connection.succeeded()
-                return found
+                return answer
             self._connection.note(name)
             waited = time.monotonic() - began
             if name in AT_ONCE or (name in UNKNOWN and waited > _SURE_S):
                 raise explain(name, self._place)
             if waited > _LOOK_S:
-                # Whatever answers when it is back may be another cluster.
-                self._ids = {}
                 raise self._connection.failure(self._place)
             time.sleep(0.2)
 
-    def _ask(self, seconds: float) -> tuple[dict[Lane, int], dict[Lane, int]]:
-        # Not the client for administrators: it ends the process when a broker goes away at the wrong moment.
+    def _ends(self) -> tuple[dict[Lane, int], dict[Lane, int]]:
+        """Lowest and next offset of each partition, the latter without what is still open in a transaction."""
         lanes = []
         for name in self._topics:
-            topic = self._consumer.list_topics(name, timeout=seconds).topics[name]
+            topic = self._consumer.list_topics(name, timeout=_ANSWER_S).topics[name]
             if topic.error is not None:
                 raise ck.KafkaException(topic.error)
             lanes += [(name, partition) for partition in sorted(topic.partitions)]
-        if not self._ids:
-            # Named: what asks must live until it has been answered.
-            admin = self._connection.admin()
-            asked = admin.describe_topics(ck.TopicCollection(list(self._topics)), request_timeout=seconds)
-            self._ids = {name: str(answer.result().topic_id or "") for name, answer in asked.items()}
-        lows, highs = (self._offsets(lanes, which, seconds) for which in (_EARLIEST, _LATEST))
-        return lows, highs
+        return self._offsets(lanes, _EARLIEST), self._offsets(lanes, _LATEST)
 
-    def _offsets(self, lanes: list[Lane], which: int, seconds: float) -> dict[Lane, int]:
+    def _ids(self) -> dict[str, str]:
+        """The ids of the topics; empty where the brokers give none. A topic that is made anew has another one.
+
+        All that the client for administrators is asked: of its other requests some end the process when a broker goes away.
+        """
+        asked = self._admin.describe_topics(ck.TopicCollection(list(self._topics)), request_timeout=_ANSWER_S)
+        return {name: str(answer.result(2 * _ANSWER_S).topic_id or "") for name, answer in asked.items()}
+
+    def _offsets(self, lanes: list[Lane], which: int) -> dict[Lane, int]:
         found = {}
-        for one in self._consumer.offsets_for_times([ck.TopicPartition(*lane, which) for lane in lanes], timeout=seconds):
+        for one in self._consumer.offsets_for_times([ck.TopicPartition(*lane, which) for lane in lanes], timeout=_ANSWER_S):
             if one.error is not None:
                 raise ck.KafkaException(one.error)
             found[one.topic, one.partition] = one.offset

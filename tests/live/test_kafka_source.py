@@ -240,14 +240,26 @@ class TestWhatIsNotThere:
         producer.init_transactions(30)
         return producer
 
+    def end(self, producer: ck.Producer, keep: bool) -> None:
+        producer.flush(30)  # what an aborted transaction did not send before is never sent
+        if keep:
+            producer.commit_transaction(30)
+        else:
+            producer.abort_transaction(30)
+
+    def settle(self, stream: KafkaStream, end: int) -> None:
+        """Markers of transactions are written behind the producer's back."""
+        until(lambda: sum(stream.begin(True)["positions"].values()) == end)
+
     def test_an_aborted_transaction_is_never_seen(self, kafka: str, topic: str, stream_of: Any) -> None:
         producer = self.producer(kafka, topic)
         for number, keep in enumerate([True, False, True, False, False]):
             producer.begin_transaction()
             for value in numbered(10, 10 * number):
                 producer.produce(topic, value, partition=0)
-            _ = producer.commit_transaction(30) if keep else producer.abort_transaction(30)
+            self.end(producer, keep)
         stream = stream_of(topic)
+        self.settle(stream, 55)
 
         batches, state, _ = drain(stream, stream.begin(False))
 
@@ -262,7 +274,8 @@ class TestWhatIsNotThere:
         for number, keep in enumerate([True, False, False, True, True]):
             producer.begin_transaction()
             producer.produce(topic, b"%d" % number, partition=0)
-            _ = producer.commit_transaction(30) if keep else producer.abort_transaction(30)
+            self.end(producer, keep)
+            self.settle(stream, 2 * number + 2)
             batches, state, slices = drain(stream, state)
             seen += rows_of(batches).get(f"{topic}/0", [])
             assert 1 == slices
@@ -354,9 +367,10 @@ class TestHowFarASliceGoes:
         produce(kafka, topic, numbered(10))
         stream = stream_of(topic)
         _, state, _ = drain(stream, stream.begin(False))
-        for made in new_topic.admin().create_partitions([NewPartitions(topic, 3)]).values():
-            made.result(30)
-        until(lambda: len(new_topic.admin().list_topics(topic, timeout=10).topics[topic].partitions) == 3)
+        admin = new_topic.admin()
+        [made] = admin.create_partitions([NewPartitions(topic, 3)]).values()
+        made.result(30)
+        until(lambda: len(admin.list_topics(topic, timeout=10).topics[topic].partitions) == 3)
         produce(kafka, topic, numbered(7), 2)
 
         batches, state, _ = drain(stream, state)
@@ -384,7 +398,8 @@ class TestHowFarASliceGoes:
         stream.close()
 
         asked = [ck.ConsumerGroupTopicPartitions(f"group-of-{topic}")]
-        [told] = AdminClient({"bootstrap.servers": kafka}).list_consumer_group_offsets(asked).values()
+        admin = AdminClient({"bootstrap.servers": kafka})
+        [told] = admin.list_consumer_group_offsets(asked).values()
         assert {0: 10, 1: 0, 2: 0, 3: 0} == {one.partition: one.offset for one in told.result(10).topic_partitions}
 
 
@@ -401,8 +416,9 @@ def code_of(error: pytest.ExceptionInfo[StorageError]) -> str:
 
 class TestWhatIsGone:
     def cut(self, address: str, topic: str, before: int) -> None:
-        for done in AdminClient({"bootstrap.servers": address}).delete_records([ck.TopicPartition(topic, 0, before)]).values():
-            done.result(30)
+        admin = AdminClient({"bootstrap.servers": address})
+        [done] = admin.delete_records([ck.TopicPartition(topic, 0, before)]).values()
+        done.result(30)
 
     def test_expired_messages_stop_the_next_slice(self, kafka: str, topic: str, stream_of: Any) -> None:
         produce(kafka, topic, numbered(10))

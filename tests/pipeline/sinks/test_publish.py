@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from eventveil.pipeline.sinks import _shards
+from eventveil.pipeline.sinks._scratch import Scratch
 from eventveil.pipeline.sinks.files import PROVENANCE, FolderSink
 from eventveil.pipeline.sinks.publish import Unit, in_shards
 from eventveil.schemas.errors import StorageError
@@ -290,6 +291,33 @@ class TestShards:
         assert (len(unit.files) > 4) == small_ones
         assert states[0] == states[1] == states[2] == states[3]
 
+    @pytest.mark.parametrize("format", ["jsonl", "parquet"])
+    @pytest.mark.parametrize(
+        ("of_one_id", "contents"),
+        [
+            pytest.param(400, 1, id="events that look alike"),
+            pytest.param(400, 400, id="an id that is none"),
+            pytest.param(300, 3, id="a few kinds, among others"),
+            pytest.param(200, 150, id="some alike, among others"),
+        ],
+    )
+    def test_rows_of_one_id_that_are_too_many_are_spread_however_they_came(
+        self, tmp_path: Path, small: None, of_one_id: int, contents: int, format: str
+    ) -> None:
+        rows = [
+            (b"\x55" * 16 if n < of_one_id else one[0], row(n % contents if n < of_one_id else n)) for n, one in enumerate(rows_of(400))
+        ]
+        states = []
+        for number in range(4):
+            random.Random(number).shuffle(rows)
+            unit = published(sink_of(tmp_path / str(number), format), cut(rows, 1 + 5 * number))
+            states.append(state_of(tmp_path / str(number)))
+
+        assert len(unit.files) > 8
+        assert max(file.rows for file in unit.files) < 3 * 400 / len(unit.files)
+        assert sorted(one["n"] for _, one in rows) == sorted(one["n"] for file in unit.files for one in read(Path(file.path)))
+        assert states[0] == states[1] == states[2] == states[3]
+
     @pytest.mark.parametrize("pieces", [1, 7, 30])
     def test_keep_leaves_rows_as_they_came_in_shards_of_equal_length(self, out: Path, small: None, pieces: int) -> None:
         rows = rows_of(300)
@@ -313,6 +341,28 @@ class TestShards:
         with pytest.raises(StorageError, match=r"EV408 a window came in with [0-9]+ rows instead of 300"):
             sink.publish_window(START, 0, lambda: iter(next(answers)), 300, 10**6)
         assert [PROVENANCE] == sorted(state_of(out))
+
+
+class TestScratch:
+    def test_gives_back_what_it_was_given_and_shows_it_to_nobody(self, tmp_path: Path) -> None:
+        batches = [batch_of([(bytes([n]) * 16, {**row(n), "name": f"CANARY {n}"})]).replace_schema_metadata(None) for n in range(6)]
+        with Scratch(str(tmp_path)) as scratch:
+            scratch.add(1, batches[:2])
+            scratch.add(0, batches[2:3])
+            scratch.add(1, batches[3:])
+
+            assert scratch._file is not None
+            assert [] == list(tmp_path.iterdir())
+            data = os.pread(scratch._file.fileno(), 1 << 20, 0)
+            assert len(data) > 1_000
+            assert not [text for text in (b"CANARY", b"name", bytes([3]) * 16) if text in data]
+            assert [*batches[:2], *batches[3:]] == pa.Table.from_batches(scratch.take(1)).to_batches(max_chunksize=1)
+            assert [] == scratch.take(1) == scratch.take(7)
+            assert batches[2:3] == scratch.take(0)
+
+    def test_a_folder_that_is_not_there(self, out: Path) -> None:
+        with Scratch(str(out)) as scratch, pytest.raises(StorageError, match="EV404 no such file or directory"):
+            scratch.add(0, [batch_of(rows_of(1))])
 
 
 class TestAgain:

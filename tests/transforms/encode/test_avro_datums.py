@@ -17,6 +17,7 @@ from eventveil.transforms.encode.avro_datums import encode_avro
 from eventveil.transforms.encode.avro_events import output_avro_schema, write_avro
 
 LINE = pa.struct([pa.field("n", pa.int32(), nullable=False), pa.field("b", pa.string()), pa.field("d", pa.list_(pa.float32()))])
+WIDE = pa.struct([("t", pa.large_string()), ("b", pa.binary(2)), ("l", pa.large_list(pa.int8()))])
 COLUMNS: dict[str, tuple[pa.DataType, list[Any]]] = {
     "text": (pa.string(), ["", "x", "é" * 31, "é" * 32, "z" * 9000]),
     "large_text": (pa.large_string(), ["", "x" * 70]),
@@ -38,6 +39,7 @@ COLUMNS: dict[str, tuple[pa.DataType, list[Any]]] = {
     "time": (pa.time32("s"), [time(1, 2, 3)]),
     "micros": (pa.time64("us"), [time(1, 2, 3, 4)]),
     "record": (LINE, [{"n": 1, "b": None, "d": None}, {"n": -2, "b": "x", "d": [1.5, None]}]),
+    "wide_record": (WIDE, [{"t": "x", "b": b"ab", "l": [1, None]}, {"t": None, "b": None, "l": None}]),
     "list": (pa.list_(pa.int64()), [[], [1], [None, 2, 3] * 50]),
     "large_list": (pa.large_list(pa.string()), [[], ["a", None]]),
     "pairs": (pa.list_(pa.int16(), 2), [[1, 2], [3, None]]),
@@ -96,6 +98,7 @@ def test_decimals_take_as_few_bytes_as_hold_them(kind: pa.Decimal128Type) -> Non
     schema = fastavro.parse_schema(output_avro_schema(batch.schema, "event"))
     read = [fastavro.schemaless_reader(io.BytesIO(one or b""), schema, None) for one in found]
 
+    assert found[3:5] == encode_avro(batch.slice(3, 2), batch.schema).to_pylist()
     assert [*values, None] == [one["d"] for one in read]  # type: ignore[index,call-overload]
     assert [(number + (number < 0)).bit_length() // 8 + 1 for number in unscaled] == [len(one or b"") - 2 for one in found[:-1]]
 

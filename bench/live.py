@@ -1,0 +1,166 @@
+"""Measure the job on a stream: Kafka to Parquet beside the same events from a file, what it costs when idle, how late windows come.
+
+    python bench/live.py                                       # part of make bench, where there is Java
+    python bench/live.py --events 200000 --rounds 1 --skip latency
+
+Starts a Kafka of its own. As in run.py, everything that is compared runs on one core (the broker anywhere), the measurements take turns,
+the least of --rounds counts, and start-up is taken off: what the same job costs over ten orders.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+
+from run import HERE, WORK, Cost, job, least, orders, process, script
+from stand import EVENTVEIL, ROOT, LiveJob, kafka, make_topic, median, new_keys, quietly
+
+EXAMPLE = ROOT / "examples" / "shipping_order"
+PARTITIONS = 4
+IDLE_S = 20.0
+LATENCY_S = 40.0
+RATE = 5_000
+ROLL_S = 2
+NO_KAFKAIO = "Beam's own KafkaIO: not measured; its readers are Java, and a Python job on this machine alone has nothing that runs them"
+MEASUREMENTS = ("throughput", "idle", "latency")
+
+
+def fill(address: str, topic: str, source: Path) -> None:
+    """A topic with the lines of a file, dealt out to its partitions in turn."""
+    from confluent_kafka import Producer
+
+    make_topic(address, topic, PARTITIONS)
+    producer = Producer({"bootstrap.servers": address, "linger.ms": 50, "queue.buffering.max.messages": 1_000_000})
+    with source.open("rb", buffering=1 << 20) as lines:
+        for number, line in enumerate(lines):
+            while True:
+                try:
+                    producer.produce(topic, line[:-1], partition=number % PARTITIONS)
+                    break
+                except BufferError:
+                    producer.poll(0.1)
+    if producer.flush(60):
+        raise SystemExit("the broker did not take all orders")
+
+
+def catch_up(address: str, topic: str, cores: set[int]) -> Cost:
+    """The job over a topic, start-up included."""
+    for name in ("out", "refused", "checkpoint"):
+        shutil.rmtree(WORK / name, ignore_errors=True)
+    flags = ["--policy", HERE / "policy.yaml", "--input", f"kafka://{address}/{topic}?group=bench", "--output", WORK / "out"]
+    # Windows of an hour, as the policy's; what lies in the last one waits in the checkpoint.
+    flags += ["--format", "parquet", "--roll", "1h", "--checkpoint", WORK / "checkpoint", "--until-caught-up", "--quiet"]
+    flags += ["--keys", WORK / "keyring.json", "--dead-letters", WORK / "refused", "--custodian", WORK / "custodian.pub"]
+    return process([*EVENTVEIL, "run", *map(str, flags)], cores)
+
+
+def from_kafka(address: str, cores: set[int]) -> Cost:
+    start, whole = catch_up(address, "ten", cores), catch_up(address, "orders", cores)
+    return {"cpu_s": whole["cpu_s"] - start["cpu_s"], "wall_s": whole["wall_s"] - start["wall_s"], "peak_mb": whole["peak_mb"]}
+
+
+def throughput(address: str, events: int, rounds: int, core: int) -> None:
+    source = orders("orders", "--events", str(events))
+    fill(address, "ten", orders("ten", "--events", "10"))
+    fill(address, "orders", source)
+    topic = f"kafka://{address}/orders"
+    found: dict[str, list[Cost]] = {}
+    for _ in range(rounds):
+        for name, measure in {
+            "loop: from Kafka to JSONL, memo": lambda: script("loop.py", topic, WORK / "loop.jsonl", core=core),
+            "job: from a file to Parquet": lambda: job(source, format="parquet", cores={core}, key=WORK / "keyring.json"),
+            "job: from Kafka to Parquet": lambda: from_kafka(address, {core}),
+        }.items():
+            found.setdefault(name, []).append(measure())
+            print(f"  {name}: {found[name][-1]['cpu_s']:.2f} CPU-s, {found[name][-1]['wall_s']:.2f} s", file=sys.stderr)
+    rows = {name: least(costs) for name, costs in found.items()}
+    base = rows["job: from a file to Parquet"]
+    print(f"\n{'':34}{'events/s':>10}{'CPU-s/million':>15}{'x events/s':>12}{'x CPU':>8}{'peak MB':>9}")
+    for name, cost in rows.items():
+        ratios = f"{base['wall_s'] / cost['wall_s']:>12.2f}{cost['cpu_s'] / base['cpu_s']:>8.2f}"
+        print(f"{name:34}{events / cost['wall_s']:>10,.0f}{cost['cpu_s'] / events * 1e6:>15.2f}{ratios}{cost['peak_mb']:>9.0f}")
+    print(NO_KAFKAIO)
+
+
+def idle(address: str) -> None:
+    """CPU of a job that has nothing to do."""
+    make_topic(address, "silent", PARTITIONS)
+    produce(address, "silent", "--count", 10).wait()
+    with LiveJob(WORK / "idle", EXAMPLE / "policy.yaml", f"kafka://{address}/silent?group=idle", WORK, "--roll", "2s") as live:
+        live.wait_until("nothing to do", lambda figures: figures["eventveil_read_total"] == 10 and not figures["eventveil_open_windows"])
+        before, began = live.cpu_s(), time.monotonic()
+        time.sleep(IDLE_S)
+        share = (live.cpu_s() - before) / (time.monotonic() - began)
+        live.end()
+    print(f"idle: {share:.1%} of a core over {IDLE_S:.0f} s")
+
+
+def latency(address: str) -> None:
+    """From the end of a window to the moment at which all of its files have their names."""
+    make_topic(address, "timely", PARTITIONS)
+    flags = ["--format", "parquet", "--roll", f"{ROLL_S}s"]
+    with LiveJob(WORK / "latency", EXAMPLE / "policy.yaml", f"kafka://{address}/timely?group=latency", WORK, *flags) as live:
+        live.wait_until("looking at its topic", lambda figures: "eventveil_lag_events" in figures)
+        producer = produce(address, "timely", "--rate", RATE, "--seconds", LATENCY_S)
+        try:
+            seen = first_seen(live, producer)
+        finally:
+            quietly(producer)
+        live.end()
+    delays = {}
+    for unit in live.units():
+        name = unit["files"][0]["name"]
+        end = datetime.fromisoformat(unit["window"].replace("Z", "+00:00")).timestamp() + ROLL_S
+        if name in seen:
+            delays.setdefault(unit["window"], []).append(seen[name] - end)
+    told = [min(each) for each in delays.values()]
+    later = sum(len(each) - 1 for each in delays.values())
+    print(
+        f"windows of {ROLL_S} s at {RATE:,} events/s: {len(told)} published, {median(told):.2f} s after their end (median), "
+        f"{max(told):.2f} s at most; {later} again, with events that came later"
+    )
+
+
+def first_seen(live: LiveJob, producer: subprocess.Popen[bytes]) -> dict[str, float]:
+    """When each file was first seen under its name, to 20 ms."""
+    seen: dict[str, float] = {}
+    while producer.poll() is None:
+        now = time.time()
+        for name in os.listdir(live.folder / "out") if (live.folder / "out").is_dir() else ():
+            if name.startswith("part-"):
+                seen.setdefault(name, now)
+        time.sleep(0.02)
+    return seen
+
+
+def produce(address: str, topic: str, *arguments: object) -> subprocess.Popen[bytes]:
+    """Orders of the example, with times of now."""
+    return subprocess.Popen([sys.executable, EXAMPLE / "produce.py", f"kafka://{address}/{topic}", *map(str, arguments)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
+    parser.add_argument("--skip", choices=MEASUREMENTS, action="append", default=[])
+    options = parser.parse_args()
+    WORK.mkdir(parents=True, exist_ok=True)
+    new_keys(WORK)
+    with kafka(WORK) as address:
+        if "throughput" not in options.skip:
+            throughput(address, options.events, options.rounds, options.core)
+        if "idle" not in options.skip:
+            idle(address)
+        if "latency" not in options.skip:
+            latency(address)
+
+
+if __name__ == "__main__":
+    main()
