@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -56,5 +57,5 @@ def split_windows(batch: pa.RecordBatch, column: str) -> Iterator[tuple[int, pa.
     cuts = [0, *(np.flatnonzero(np.diff(ordered)) + 1).tolist(), len(ordered)]
     taken: Any = pa.array(order)
     whole = batch if (order[1:] > order[:-1]).all() else batch.take(taken)
-    for first, last in zip(cuts, cuts[1:]):
+    for first, last in pairwise(cuts):
         yield int(ordered[first]), whole.slice(first, last - first)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Work", "build"]
 
+_NO_CLOCK = Clock()
+
 
 @dataclass(frozen=True)
 class Work:
@@ -42,7 +44,7 @@ class Work:
     """
 
     ranges: Sequence[Range | TopicRange]
-    clock: Clock = Clock()
+    clock: Clock = _NO_CLOCK
     carry: SliceCarry | None = None
     due: Sequence[Due] = ()
 

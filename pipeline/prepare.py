@@ -5,6 +5,7 @@ All that can be wrong is found here, before Beam is imported and anything is rea
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 from collections.abc import Mapping, Sequence, Set
@@ -146,7 +147,9 @@ def _client(settings: Sequence[str]) -> dict[str, str]:
     """Settings of a client, given as NAME=VALUE."""
     found = dict(setting.partition("=")[::2] for setting in settings)
     if any("=" not in setting for setting in settings) or len(found) < len(settings):
-        raise PolicyError(Problem("", 0, "EV120", "--client is no setting, or gives one twice", "write --client NAME=VALUE, each name once"))
+        raise PolicyError(
+            Problem("", 0, "EV120", "--client is no setting, or gives one twice", "write --client NAME=VALUE, each name once")
+        )
     return found
 
 
@@ -205,7 +208,7 @@ def prepare(job: Job) -> ReadyJob:
     _check_types(job, plans)
     gatherings = [_gathering(job, name, doc, plan) for name, doc, plan in zip(names, job.variants, plans)]
     ranges = [] if job.is_live else list_ranges(job.input.uri, job.input.format, part_bytes, job.input.compression)
-    _check_apart(job, [piece.path for piece in ranges])
+    _check_apart(job, [piece.path for piece in ranges] if not job.watch else _roots(job.input.uri))
     live = _live(job) if job.is_live else None
     input_format = (job.input.format or "jsonl") if job.is_live else ranges[0].format
     variants = [
@@ -314,7 +317,9 @@ def _check_types(job: Job, plans: Sequence[Plan]) -> None:
     typed = next((plan for plan in plans if plan.event_type is not None and not plan.event_type[0].startswith("$")), None)
     if job.input.stream is not None and job.input.format == "avro" and job.input.registry is None and typed is not None:
         fact = f"{typed.name} tells events by a field, and messages of plain Avro cannot be read before their type is known"
-        raise SchemaError(Problem(job.file, job.line_of("input"), "EV220", fact, "tell types by header or topic, or name a schema registry"))
+        raise SchemaError(
+            Problem(job.file, job.line_of("input"), "EV220", fact, "tell types by header or topic, or name a schema registry")
+        )
 
 
 def _check_windows(job: Job, plans: Sequence[Plan]) -> None:
@@ -327,25 +332,34 @@ def _check_windows(job: Job, plans: Sequence[Plan]) -> None:
             raise SchemaError(problems)
 
 
+def _roots(patterns: Sequence[str]) -> list[str]:
+    """The folders that patterns look into at any depth: what is written there would be read."""
+    roots = [pattern.partition("**")[0] for pattern in patterns if "**" in pattern or os.path.isdir(pattern)]
+    return [os.path.dirname(root) if glob.has_magic(root) else root for root in roots]
+
+
 def _check_apart(job: Job, paths: Sequence[str]) -> None:
     """What a job writes must not be what its next run reads."""
     address = job.input.stream
     for variant in job.variants:
         topic = variant.output.stream
         if topic is not None:
-            if address is not None and topic.topics[0] in address.topics and set(topic.servers.split(",")) & set(address.servers.split(",")):
+            if (
+                address is not None
+                and topic.topics[0] in address.topics
+                and set(topic.servers.split(",")) & set(address.servers.split(","))
+            ):
                 fact = f"the output topic {topic.topics[0]} is input of this job"
                 raise PolicyError(Problem(job.file, 0, "EV120", fact, "choose a topic that is not read"))
             continue
         folder = os.path.join(os.path.realpath(variant.output.uri.removeprefix("file://")), "")
-        if any(os.path.realpath(path).startswith(folder) for path in paths):
+        inside = [os.path.join(os.path.realpath(path), "") for path in paths] if job.watch else []
+        if any(os.path.realpath(path).startswith(folder) for path in paths) or folder.startswith(tuple(inside)):
             fact = f"the output folder {variant.output.uri} holds input of this job"
             raise PolicyError(Problem(job.file, 0, "EV120", fact, "choose a folder that is not read"))
 
 
-def _sink(
-    job: Job, doc: VariantDoc, plan: Plan, input_format: str, keys_id: str, gathering: Gathering | None
-) -> FolderSink | TopicSink:
+def _sink(job: Job, doc: VariantDoc, plan: Plan, input_format: str, keys_id: str, gathering: Gathering | None) -> FolderSink | TopicSink:
     output_format = doc.output.format or input_format
     provenance = {
         "policy": plan.name,

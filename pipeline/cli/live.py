@@ -22,7 +22,10 @@ __all__ = ["run_live"]
 def run_live(
     ready: ReadyJob, job: Job, until_caught_up: bool, from_now: bool, *, log_json: bool, quiet: bool, debug: bool
 ) -> Mapping[str, int]:
-    """Run a job on a stream; returns what it counted. Asked to stop (Ctrl-C, SIGTERM) it finishes its slice; asked again it stops at once."""
+    """Run a job on a stream; returns what it counted.
+
+    Asked to stop (Ctrl-C, SIGTERM) it finishes its slice; asked again it stops at once.
+    """
     drain = Drain()
     metrics = None if job.metrics is None else Address.parse(job.metrics)
     with Reporter(ready.name, metrics=metrics, log_json=log_json, quiet=quiet, debug=debug) as reporter:

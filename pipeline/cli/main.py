@@ -183,7 +183,9 @@ def run(
         typer.Option(help="A setting of the stream's client, as security.protocol=SSL; may be given several times.", metavar="NAME=VALUE"),
     ] = None,
     registry: Annotated[Text, typer.Option(help="Messages are Avro by this schema registry.", metavar="URL")] = None,
-    key: Annotated[Text, typer.Option(help="Of messages: the output field that is their key; default: the record id.", metavar="FIELD")] = None,
+    key: Annotated[
+        Text, typer.Option(help="Of messages: the output field that is their key; default: the record id.", metavar="FIELD")
+    ] = None,
     log_json: Annotated[bool, typer.Option("--log-json", help="Of a stream: logs as JSON, on a terminal too.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary; only errors.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Log what Beam does, to standard error. Never shows an event.")] = False,
@@ -203,7 +205,7 @@ def run(
     A stream is read until the job is asked to stop, by Ctrl-C or SIGTERM: it finishes what it is at, and a later run goes on from the
     checkpoint, as it does after a crash. What the checkpoint holds is sealed under the keyring.
 
-    
+    \b
     eventveil run --policy policy.yaml --input 'kafka://localhost:9092/orders?group=veil' \\
       --output out --format parquet --checkpoint state --keys keyring.json \\
       --dead-letters refused --custodian custodian.pub

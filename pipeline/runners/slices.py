@@ -419,6 +419,4 @@ def _due(
             if gathering is not None and (everything or gathering.is_due(start, watermark)):
                 together = f"domain {variant.plan.domain} {gathering.rule}" if gathering.released else f"variant {variant.name}"
                 groups.setdefault((start, together), []).append(variant.name)
-    return [
-        Due(start, pane, tuple(folder.carry(name, start) for name in sorted(names))) for (start, _), names in sorted(groups.items())
-    ]
+    return [Due(start, pane, tuple(folder.carry(name, start) for name in sorted(names))) for (start, _), names in sorted(groups.items())]

@@ -219,7 +219,6 @@ class KafkaStream:
         """The brokers' answer, however long it takes them, within bounds."""
         began = time.monotonic()
         while True:
-            self._consumer.poll(0)  # its callbacks run here
             try:
                 answer = ask()
             except ck.KafkaException as error:
@@ -230,6 +229,7 @@ class KafkaStream:
                 self._connection.succeeded()
                 return answer
             self._connection.note(name)
+            self._consumer.poll(0)  # what it says beside its answers is heard here
             waited = time.monotonic() - began
             if name in AT_ONCE or (name in UNKNOWN and waited > _SURE_S):
                 raise explain(name, self._place)

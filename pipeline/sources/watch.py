@@ -1,7 +1,7 @@
 """Folders as a stream: files that are there, and files that appear later, each read once.
 
-A file is taken when it has come to rest: unchanged for two seconds, or since the last look. Whoever writes it whole under a name that begins
-with a dot and renames it is safe from that. A file that changes after it was read stops the job, because what was added would
+A file is taken when it has come to rest: unchanged for two seconds, or since the last look. Whoever writes it whole under a name that
+begins with a dot and renames it is safe from that. A file that changes after it was read stops the job, because what was added would
 never be read; one that is removed is forgotten. Discloses nothing; the checkpoint holds names, sizes and times of files, sealed.
 """
 

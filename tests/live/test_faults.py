@@ -1,4 +1,4 @@
-"""Whatever is killed, frozen, full or gone, and whenever: no event is lost, none is published twice, and nothing that was published changes.
+"""Whatever is killed, frozen, full or gone, and whenever: nothing is lost, nothing is published twice, and what was published stays as it is.
 
 Each test lets numbered events arrive while a job runs and something happens to it; then the job is started again, works everything off,
 and every number is looked for. What varies comes from the seed; `make faults` goes through several.
@@ -45,7 +45,7 @@ _DESK = runpy.run_path(str(HERE / "live_desk.py"))
 LiveDesk, eventually = _DESK["LiveDesk"], _DESK["eventually"]
 RECORD_ID = "eventveil-record-id"
 PEOPLE = 40
-RATE = 800  # events a second
+RATE = 500  # events a second
 FIELDS = [{"name": "n", "type": "long"}, *({"name": name, "type": "string"} for name in ("time", "who", "kind"))]
 POLICY = """\
 policy: {name}
@@ -328,7 +328,7 @@ class Place:
             digests = {file["name"]: file["sha256"] for file in listed}
             for path in self.out(one).glob("part-*"):
                 assert hashlib.sha256(path.read_bytes()).hexdigest() == digests[path.name]
-        assert [] == [path for path in self.folder.rglob(".eventveil-*")]
+        assert [] == list(self.folder.rglob(".eventveil-*"))
 
     def rows(self, variant: str) -> list[tuple[str, int, Any]]:
         """Window, number and what became of `who`, of each row."""
@@ -353,18 +353,21 @@ class Place:
         assert held is not None
         for variant in self.variants:
             late = refused.get(("EV518", variant), Counter())
-            expected = load.good - set(late) - (set() if variant == "sent" else load.closing)
+            expected = load.good - set(late)
             if variant == "sent":
                 self.check_messages(expected)
             else:
                 found = Counter(n for _, n, _ in self.rows(variant))
+                # Of the last window it is not said whether it is closed by now.
+                expected -= load.closing - set(found)
                 assert set(found) == expected, (len(expected - set(found)), len(set(found) - expected))
                 assert max(found.values()) == 1, "an event was published twice"
+                assert held["totals"][f"{variant}|published"] == len(found)
             self.check_totals(variant, held["totals"], len(late))
         assert not refused.get(("EV518", "rolled"), ())
         if "numbered" in self.variants:
             self.check_numbers()
-        assert [] == [path for path in self.folder.rglob(".eventveil-*")]
+        assert [] == list(self.folder.rglob(".eventveil-*"))
         assert not (self.state / "intent.json").exists()
 
     def check_totals(self, variant: str, totals: dict[str, int], late: int) -> None:
@@ -374,8 +377,6 @@ class Place:
         assert len(load.filtered) == totals[f"{variant}|filtered"]
         assert len(load.good) - late == totals[f"{variant}|out"]
         assert {code: count for code, count in (("EV501", len(load.malformed)), ("EV518", late)) if count} == refused
-        if variant != "sent":
-            assert len(load.good) - late - len(load.closing) == totals[f"{variant}|published"]
 
     def check_messages(self, expected: set[int]) -> None:
         """Delivered at least once; what came twice is the same in every byte, under the same id."""

@@ -13,14 +13,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from eventveil.schemas.durations import Duration
 from eventveil.schemas.errors import PolicyError, SchemaError
 from eventveil.schemas.events.avro import parse_avro
 from eventveil.schemas.policy import parse_policy
+from eventveil.transforms.batch import Clock
 from eventveil.transforms.compile import compile_policy
 from eventveil.transforms.decode.decoded import decoded_type
 from eventveil.transforms.keys.derive import HeldKeys
 from eventveil.transforms.plan import Plan
 from eventveil.transforms.veil import Outcome
+from eventveil.transforms.windows import WindowRule
 
 ROOT = bytes(range(32))
 DAY_US = 86_400_000_000
@@ -746,3 +749,64 @@ class TestRecordsThatAreMissing:
     def test_a_leaf_moved_into_such_a_record_is_a_build_error(self) -> None:
         with pytest.raises(SchemaError, match="EV216 n is moved into row, which may be missing"):
             planned({"row.v": "keep", "row.w": "drop", "n": ["keep", {"move": "row.n"}]}, {"row": ["null", self.ROW]})
+
+
+class TestAStream:
+    """What a veil does by the clock that a batch is marked with."""
+
+    NOON = int(datetime(2024, 5, 6, 12, tzinfo=timezone.utc).timestamp() * 1_000_000)
+    HOUR = 3_600_000_000
+
+    def apply(self, plan: Plan, *times: str, clock: Clock, appended: Any = None, roll: str | None = None) -> Outcome:
+        events = pa.array([event(id=str(row), at=at) for row, at in enumerate(times)], decoded_type(plan.schema, plan.used))
+        rule = None if roll is None else WindowRule(Duration.parse(roll))
+        return plan.bind(HeldKeys(ROOT), rule).apply(events, clock=clock, appended=appended)
+
+    def test_what_is_dated_too_far_ahead_is_refused(self) -> None:
+        outcome = self.apply(
+            planned(), "2024-05-06T13:00:00Z", "2024-05-06T13:00:00.000001Z", "2500-01-01T00:00:00Z", clock=Clock(None, self.NOON)
+        )
+
+        assert [1, 2] == outcome.refused_rows.tolist()
+        assert ["EV514"] * 2 == outcome.codes
+        assert ["at"] * 2 == outcome.paths
+        assert self.NOON + self.HOUR == outcome.latest
+
+    def test_the_broker_s_time_counts_before_the_clock(self) -> None:
+        appended = pa.array([self.NOON - 2 * self.HOUR, None], pa.timestamp("us", "UTC"))
+
+        outcome = self.apply(planned(), "2024-05-06T12:00:00Z", "2024-05-06T12:00:00Z", clock=Clock(None, self.NOON), appended=appended)
+
+        assert [0] == outcome.refused_rows.tolist()
+
+    def test_max_ahead_is_the_policy_s(self) -> None:
+        plan = planned(event="{time: at, id: id, max_ahead: 1s}")
+
+        assert ["EV514"] == self.apply(plan, "2024-05-06T12:00:02Z", clock=Clock(None, self.NOON)).codes
+
+    def test_without_a_clock_nothing_is_ahead(self) -> None:
+        assert [] == self.apply(planned(), "2500-01-01T00:00:00Z", clock=Clock()).codes
+
+    def test_late_is_what_comes_for_a_closed_window_of_a_release_model(self) -> None:
+        rules = {"who": {"renumber": {"scope": "window"}}}
+        plan = planned(rules, window="{keys: 1d, release: 1h}", more="allowed_lateness: 10min")
+        closed = self.NOON + 10 * 60_000_000
+
+        before = self.apply(plan, "2024-05-06T11:59:59Z", "2024-05-06T12:00:00Z", clock=Clock(closed - 1, None))
+        after = self.apply(plan, "2024-05-06T11:59:59Z", "2024-05-06T12:00:00Z", clock=Clock(closed, None))
+
+        assert [] == before.codes
+        assert ["EV518"] == after.codes
+        assert [0] == after.refused_rows.tolist()
+
+    def test_without_a_release_model_nothing_is_late(self) -> None:
+        assert [] == self.apply(planned(), "1999-01-01T00:00:00Z", clock=Clock(self.NOON, self.NOON)).codes
+
+    def test_a_roll_is_told_beside_the_window(self) -> None:
+        veiled = self.apply(planned(), "2024-05-06T12:34:56Z", "2024-05-06T23:00:00Z", clock=Clock(), roll="10min").veiled
+
+        assert [self.NOON + 30 * 60_000_000, self.NOON + 11 * self.HOUR] == veiled.column("$roll").to_pylist()
+        assert [self.NOON - 12 * self.HOUR] * 2 == veiled.column("$window").to_pylist()
+
+    def test_the_latest_is_of_what_was_accepted(self) -> None:
+        assert self.apply(planned(), "2500-01-01T00:00:00Z", clock=Clock(None, self.NOON)).latest is None
