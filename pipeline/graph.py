@@ -41,12 +41,14 @@ class Work:
     Attributes:
         ranges: what is read. clock: how far the stream had come before.
         carry: where gathered rows wait; None where none are gathered. due: the windows that are published.
+        spread: whether several threads share ranges and windows. One does without, and a slice of little costs half as much.
     """
 
     ranges: Sequence[Range | TopicRange]
     clock: Clock = _NO_CLOCK
     carry: SliceCarry | None = None
     due: Sequence[Due] = ()
+    spread: bool = True
 
 
 def build(root: beam.Pipeline, job: ReadyJob, work: Work) -> None:
@@ -56,14 +58,15 @@ def build(root: beam.Pipeline, job: ReadyJob, work: Work) -> None:
     if work.due:
         due = root | "Tick" >> beam.Impulse() | "ListDue" >> beam.ParDo(ListDue(work.due)).with_output_types(Due)
         publisher = PublishDue(job.variants, job.sealing.keys, job.max_window_bytes)
-        due | "SpreadDue" >> beam.Reshuffle() | "PublishDue" >> beam.ParDo(publisher).with_output_types(type(None))
+        spread = due | "SpreadDue" >> beam.Reshuffle() if work.spread else due
+        spread | "PublishDue" >> beam.ParDo(publisher).with_output_types(type(None))
 
 
 def _read(root: beam.Pipeline, job: ReadyJob, work: Work) -> None:
     # Files or a topic: its client is an extra, so its type is not known here.
     kind = type(work.ranges[0])
     ranges = root | "Start" >> beam.Impulse() | "ListRanges" >> beam.ParDo(ListRanges(work.ranges)).with_output_types(kind)
-    spread = ranges | "SpreadRanges" >> beam.Reshuffle()
+    spread = ranges | "SpreadRanges" >> beam.Reshuffle() if work.spread else ranges
     reader = ReadEvents(job.batch_bytes, job.part_bytes, job.max_event_bytes, job.wants, work.clock)
     raw = spread | "ReadEvents" >> beam.ParDo(reader).with_output_types(pa.RecordBatch)
     for name, events in _by_type(raw, job).items():

@@ -160,6 +160,7 @@ class _Loop:
         self._reporter = reporter
         self._folder = CheckpointFolder(live.checkpoint, StateSeal.of(load_keys(job.sealing.keys)))
         self._writer: CarryWriter | None = None
+        self._held = _Held(0, {}, Watermark())
         self._gate = _gate_of(job, live)
         self._began = time.monotonic()
         self._slice_s = 0.0
@@ -190,8 +191,11 @@ class _Loop:
     def _has_gap(self, state: dict[str, Any]) -> bool:
         """Whether events that the checkpoint still has to read are gone. Only then does `from_now` leave it: a flag that was
         forgotten in a start script must not skip what came while the job was down."""
+        noted = self._folder.intent()
         try:
             self._patiently(lambda: self._stream.next(state, self._live.max_slice_bytes))
+            if noted is not None:
+                self._stream.ranges(state, noted["after"])
         except EventveilError as error:
             if error.problems[0].code != "EV412":
                 raise
@@ -225,7 +229,7 @@ class _Loop:
             if intent is not None:
                 self._folder.write_intent(intent.as_json())
                 self._do(intent)
-            elif until_caught_up or self._drain.is_asked:
+            elif self._drain.is_asked or (until_caught_up and not self._stream.lag(self._held.state)):
                 break
             else:
                 self.tell("idle")
@@ -315,11 +319,11 @@ class _Loop:
 
     def _latest(self, passed: Passed) -> dict[str, int]:
         """The highest accepted event time of each lane: the least of the policies that accepted something there."""
-        found: dict[str, int] = {}
-        for (_, origin), micros in passed.latest.items():
-            lane = self._stream.lane_of(origin)
-            found[lane] = min(micros, found.get(lane, micros))
-        return found
+        highest: dict[str, dict[str, int]] = {}
+        for (policy, origin), micros in passed.latest.items():
+            of_lane = highest.setdefault(self._stream.lane_of(origin), {})
+            of_lane[policy] = max(micros, of_lane.get(policy, micros))
+        return {lane: min(of_lane.values()) for lane, of_lane in highest.items()}
 
     def _active(self, passed: Passed) -> Collection[str]:
         return {self._stream.lane_of(origin) for _, origin in passed.latest}
@@ -347,7 +351,7 @@ class _Loop:
                 self._gate.add(at, variant.name, counts.get(f"{variant.name}|in", 0), refused)
 
     def tell(self, state: State, reason: str = "") -> None:
-        held = self._held if hasattr(self, "_held") else _Held(0, {}, Watermark())
+        held = self._held
         sizes = [sizes for windows in held.carry.values() for sizes in windows.values()]
         self._reporter.update(
             Pulse(

@@ -47,16 +47,18 @@ class _Held:
     Attributes:
         position: the next offset to hand out. fetched: below it everything was received, or is known not to be there.
         bytes: what the lists hold, in bytes.
+        at_end: nothing was there behind `fetched`, when last asked. heard: when a message came last, on this machine's clock.
     """
 
-    __slots__ = ("bytes", "fetched", "lists", "paused", "position", "sizes")
+    __slots__ = ("at_end", "bytes", "fetched", "heard", "lists", "paused", "position", "sizes")
 
     def __init__(self, position: int, names: tuple[str, ...]) -> None:
         self.position = self.fetched = position
         self.lists: dict[str, list[Any]] = {name: [] for name in names}
         self.sizes: list[int] = []
         self.bytes = 0
-        self.paused = False
+        self.paused = self.at_end = False
+        self.heard = time.monotonic()
 
     def add(self, messages: list[Any]) -> int:
         """Take messages in, in the order of their offsets; returns the bytes they hold."""
@@ -75,6 +77,7 @@ class _Held:
         self.sizes += sizes
         self.bytes += sum(sizes) + _MESSAGE_COST * len(sizes)
         self.fetched = offsets[-1] + 1
+        self.at_end, self.heard = False, time.monotonic()
         return self.bytes - before
 
     def rows_for(self, end: int, batch_bytes: int) -> int:
@@ -158,17 +161,44 @@ class Reader:
                 elif time.monotonic() - since > _PATIENCE_S:
                     raise self._connection.failure(place=_origin(lane))
 
+    def gather(self, batch_bytes: int, seconds: float) -> Iterator[tuple[Lane, int, pa.RecordBatch | None]]:
+        """What comes within this time, of any partition: its lane, the offset behind it, and a batch, or none where nothing is left.
+
+        For a stream without slices: `go_to` was told no ends.
+        """
+        until = time.monotonic() + seconds
+        while self._bytes < batch_bytes and time.monotonic() < until:
+            before = self._bytes
+            self._pull(None)
+            if self._bytes == before:
+                break
+        for lane, held in self._held.items():
+            while rows := held.rows_for(held.fetched, batch_bytes):
+                batch, released = held.take(rows)
+                self._bytes -= released
+                held.position = held.lists["position"][0] if held.sizes else held.fetched
+                yield lane, held.position, batch
+            if held.position < held.fetched:
+                held.position = held.fetched
+                yield lane, held.position, None
+
+    def idle_lanes(self, seconds: float) -> frozenset[Lane]:
+        """The partitions that were read to their end, and from which nothing came for so long."""
+        since = time.monotonic() - seconds
+        return frozenset(lane for lane, held in self._held.items() if held.at_end and held.heard <= since)
+
     def close(self) -> None:
         self._consumer.close()
 
-    def _pull(self, current: Lane) -> None:
+    def _pull(self, current: Lane | None) -> None:
         """Take in what the client has: of `current`, and of the others while there is room."""
         if self._bytes > _HELD_BYTES:
             self._pause([lane for lane, held in self._held.items() if lane != current and not held.paused])
         elif self._bytes < _HELD_BYTES // 2:
             self._resume([lane for lane, held in self._held.items() if held.paused])
         missing = sum(max(0, end - self._held[lane].fetched) for lane, end in self._ends.items() if not self._held[lane].paused)
-        messages = self._consumer.consume(max(1, min(missing, _MESSAGES_AT_ONCE, _BYTES_AT_ONCE // self._size)), _WAIT_S)
+        wanted = missing if self._ends else _MESSAGES_AT_ONCE
+        messages = self._consumer.consume(max(1, min(wanted, _MESSAGES_AT_ONCE, _BYTES_AT_ONCE // self._size)), _WAIT_S)
         errors = list(map(ck.Message.error, messages))
         if any(errors):  # never compared with None: the client's errors cannot take that
             self._receive([message for message, error in zip(messages, errors, strict=True) if error is None])
@@ -198,6 +228,7 @@ class Reader:
         if name == "_PARTITION_EOF":
             held = self._held[lane]
             held.fetched = max(held.fetched, int(message.offset() or 0))
+            held.at_end = True
         elif name in ("_AUTO_OFFSET_RESET", "OFFSET_OUT_OF_RANGE"):
             raise gone(lane, self._held[lane].fetched if lane in self._held else None)
         elif name in AT_ONCE:

@@ -1,4 +1,4 @@
-"""Whatever is killed, frozen, full or gone, and whenever: nothing is lost, nothing is published twice, and what was published stays as it is.
+"""Whatever is killed, frozen, full or gone, and whenever: nothing is lost, nothing is published twice or changes once it is published.
 
 Each test lets numbered events arrive while a job runs and something happens to it; then the job is started again, works everything off,
 and every number is looked for. What varies comes from the seed; `make faults` goes through several.
