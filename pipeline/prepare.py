@@ -216,6 +216,7 @@ def prepare(job: Job) -> ReadyJob:
         for name, doc, plan, gathering in zip(names, job.variants, plans, gatherings)
     ]
     folder = LetterFolder(letters.uri) if letters is not None else None
+    _check_topics(job, variants)
     for variant in variants:
         variant.sink.prepare()
     if folder is not None:
@@ -340,23 +341,28 @@ def _roots(patterns: Sequence[str]) -> list[str]:
 
 def _check_apart(job: Job, paths: Sequence[str]) -> None:
     """What a job writes must not be what its next run reads."""
-    address = job.input.stream
     for variant in job.variants:
-        topic = variant.output.stream
-        if topic is not None:
-            if (
-                address is not None
-                and topic.topics[0] in address.topics
-                and set(topic.servers.split(",")) & set(address.servers.split(","))
-            ):
-                fact = f"the output topic {topic.topics[0]} is input of this job"
-                raise PolicyError(Problem(job.file, 0, "EV120", fact, "choose a topic that is not read"))
+        if variant.output.stream is not None:
             continue
         folder = os.path.join(os.path.realpath(variant.output.uri.removeprefix("file://")), "")
         inside = [os.path.join(os.path.realpath(path), "") for path in paths] if job.watch else []
         if any(os.path.realpath(path).startswith(folder) for path in paths) or folder.startswith(tuple(inside)):
             fact = f"the output folder {variant.output.uri} holds input of this job"
             raise PolicyError(Problem(job.file, 0, "EV120", fact, "choose a folder that is not read"))
+
+
+def _check_topics(job: Job, variants: Sequence[Variant]) -> None:
+    """The same for topics. One broker may have many names: whether it is the same cluster is asked of the brokers."""
+    address = job.input.stream
+    if address is None:
+        return
+    from eventveil.pipeline.sources.kafka import Cluster
+
+    cluster = Cluster(address.servers, job.input.client)
+    for variant in variants:
+        if not isinstance(variant.sink, FolderSink) and any(variant.sink.same_as(cluster, topic) for topic in address.topics):
+            fact = f"the output topic {variant.sink.topic} is input of this job"
+            raise PolicyError(Problem(job.file, 0, "EV120", fact, "choose a topic that is not read"))
 
 
 def _sink(job: Job, doc: VariantDoc, plan: Plan, input_format: str, keys_id: str, gathering: Gathering | None) -> FolderSink | TopicSink:

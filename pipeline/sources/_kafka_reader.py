@@ -23,7 +23,7 @@ from eventveil.pipeline.sources._kafka_columns import COLUMNS, header_bytes
 from eventveil.pipeline.sources._parts import BATCH_ROWS
 from eventveil.schemas.errors import EventveilError, Problem, StorageError
 
-__all__ = ["Lane", "Reader", "close_parked", "gone", "park", "take"]
+__all__ = ["Lane", "Reader", "close_parked", "gone", "lane_named", "name_of", "park", "take"]
 
 Lane: TypeAlias = tuple[str, int]
 """Topic and partition."""
@@ -122,11 +122,13 @@ class Reader:
         self._size = 1 << 20  # of a message, by those that came last
 
     def go_to(self, starts: Mapping[Lane, int], ends: Mapping[Lane, int]) -> None:
-        """Be ready to read these partitions from start to end; others stay where they are."""
+        """Be ready to read these partitions from start to end; others stay where they are. Without ends: these alone, and for good."""
         self._ends = ends
-        if all(lane in self._held and self._held[lane].position == start for lane, start in starts.items()):
+        others = {lane: held.position for lane, held in self._held.items() if lane not in starts}
+        fits = all(lane in self._held and self._held[lane].position == start for lane, start in starts.items())
+        if fits and (ends or not others):
             return
-        positions = {lane: held.position for lane, held in self._held.items()} | dict(starts)
+        positions = {**(others if ends else {}), **starts}
         self._held = {lane: _Held(position, self._names) for lane, position in positions.items()}
         self._bytes = 0
         self._topics = {topic: number for number, topic in enumerate(sorted({topic for topic, _ in positions}))}
@@ -159,7 +161,7 @@ class Reader:
                 if held.fetched != before:
                     before, since = held.fetched, time.monotonic()
                 elif time.monotonic() - since > _PATIENCE_S:
-                    raise self._connection.failure(place=_origin(lane))
+                    raise self._connection.failure(place=name_of(lane))
 
     def gather(self, batch_bytes: int, seconds: float) -> Iterator[tuple[Lane, int, pa.RecordBatch | None]]:
         """What comes within this time, of any partition: its lane, the offset behind it, and a batch, or none where nothing is left.
@@ -232,7 +234,7 @@ class Reader:
         elif name in ("_AUTO_OFFSET_RESET", "OFFSET_OUT_OF_RANGE"):
             raise gone(lane, self._held[lane].fetched if lane in self._held else None)
         elif name in AT_ONCE:
-            raise explain(name, _origin(lane))
+            raise explain(name, name_of(lane))
         else:
             self._connection.note(name)
 
@@ -254,11 +256,17 @@ def gone(lane: Lane, position: int | None, low: int | None = None) -> StorageErr
     begins = "" if low is None else f"; it begins at {low}"
     fact = f"offset {position} is not there any more{begins}" if position is not None else "a position is not there any more"
     remedy = "lengthen the retention of the topic, or see whether it was made anew; to go on behind the gap, say --from-now"
-    return StorageError(Problem(_origin(lane), 0, "EV412", fact, remedy))
+    return StorageError(Problem(name_of(lane), 0, "EV412", fact, remedy))
 
 
-def _origin(lane: Lane) -> str:
+def name_of(lane: Lane) -> str:
+    """A lane in a state, and the origin of its parts."""
     return f"{lane[0]}/{lane[1]}"
+
+
+def lane_named(name: str) -> Lane:
+    topic, _, partition = name.partition("/")
+    return topic, int(partition)
 
 
 _Key: TypeAlias = tuple[Cluster, int, frozenset[str]]

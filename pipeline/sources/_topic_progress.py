@@ -13,7 +13,7 @@ from apache_beam.io.iobase import RestrictionProgress, RestrictionTracker
 from eventveil.pipeline.sources.watermark import Watermark
 from eventveil.schemas.errors import EventveilError
 
-__all__ = ["Progress", "ProgressCoder", "ProgressTracker"]
+__all__ = ["Claim", "Progress", "ProgressCoder", "ProgressTracker"]
 
 _VERSION = 1
 
@@ -32,6 +32,14 @@ class Progress:
     ids: Mapping[str, str] = field(default_factory=dict)
     watermark: Mapping[str, Any] = field(default_factory=lambda: Watermark().as_json())
     ended: bool = False
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What was read: partitions, each with the offset behind it; or how far event time has come by it."""
+
+    positions: Mapping[str, int] = field(default_factory=dict)
+    watermark: Mapping[str, Any] | None = None
 
 
 class ProgressCoder(beam.coders.Coder):
@@ -61,7 +69,7 @@ class ProgressCoder(beam.coders.Coder):
 
 
 class ProgressTracker(RestrictionTracker):
-    """A batch is claimed with the partition it is of and the offset behind it. It is never cut but here and now: what is read is one end of it."""
+    """Batches are claimed before they leave, and how far event time has come behind them. The rest is handed on whole, never cut in two."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -69,19 +77,15 @@ class ProgressTracker(RestrictionTracker):
     def current_restriction(self) -> Progress:
         return self._progress
 
-    def try_claim(self, position: tuple[str, int]) -> bool:
-        """Whether the batch may leave; the watermark is told by `advance`, behind it."""
-        lane, behind = position
+    def try_claim(self, position: Claim) -> bool:
         if self._progress.ended:
             return False
-        if behind < self._progress.positions.get(lane, 0):
+        known = self._progress.positions
+        if any(behind < known.get(lane, 0) for lane, behind in position.positions.items()):
             raise EventveilError.of("EV901", "a partition was claimed backwards")
-        self._progress = replace(self._progress, positions={**self._progress.positions, lane: behind})
+        watermark = self._progress.watermark if position.watermark is None else position.watermark
+        self._progress = replace(self._progress, positions={**known, **position.positions}, watermark=watermark)
         return True
-
-    def advance(self, watermark: Mapping[str, Any]) -> None:
-        if not self._progress.ended:
-            self._progress = replace(self._progress, watermark=watermark)
 
     def try_split(self, fraction_of_remainder: float) -> tuple[Progress, Progress] | None:
         if self._progress.ended or fraction_of_remainder != 0:

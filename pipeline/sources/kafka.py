@@ -6,7 +6,6 @@ Nothing is skipped: an offset that is gone, or a topic that was made anew, stops
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,15 +16,14 @@ import confluent_kafka as ck
 import pyarrow as pa
 
 from eventveil.pipeline.sources._kafka_client import AT_ONCE, UNKNOWN, Cluster, Connection, explain
-from eventveil.pipeline.sources._kafka_reader import Lane, close_parked, gone, park, take
+from eventveil.pipeline.sources._kafka_group import GroupTeller
+from eventveil.pipeline.sources._kafka_reader import Lane, close_parked, gone, lane_named, name_of, park, take
 from eventveil.pipeline.sources._parts import mark_parts
 from eventveil.pipeline.sources.files import BATCH_BYTES
 from eventveil.pipeline.sources.stream import State
 from eventveil.schemas.errors import StorageError
 
 __all__ = ["Cluster", "KafkaStream", "TopicRange", "read_topic"]
-
-_LOG = logging.getLogger(__name__)
 
 _LOOK_S = 10.0
 """How long a call waits for the brokers before it says that they cannot be reached."""
@@ -38,6 +36,7 @@ _EARLIEST, _LATEST = -2, -1  # asked for in place of a time
 _FIRST_MESSAGES = 4096
 _MOST_MESSAGES = 1 << 19
 _LEAST_SIZE = 32.0
+_GUESSED_SIZE = 1024.0
 
 _Answer = TypeVar("_Answer")
 
@@ -114,53 +113,38 @@ class KafkaStream:
     def __init__(self, cluster: Cluster, topics: tuple[str, ...], group: str, groups: int = 1) -> None:
         self._cluster = cluster.with_group(group)
         self._topics = tuple(sorted(set(topics)))
-        self._group = group
         self._groups = groups
         self._place = f"kafka://{cluster.bootstrap}/{','.join(self._topics)}"
         self._connection = Connection(self._cluster)
-        self._consumer = self._connection.consumer(on_commit=self._was_told)
+        self._teller = GroupTeller(self._connection)
+        self._consumer = self._teller.consumer
         self._admin = self._connection.admin()
         self._seen: dict[str, int] = {}
-        self._telling = False
 
     def identity(self) -> dict[str, Any]:
         # Not the brokers' addresses: they move. That a topic is the same one is told by the ids in the state.
         return {"kind": "kafka", "topics": list(self._topics)}
 
     def begin(self, from_now: bool) -> State:
-        lows, highs = self._patiently(self._ends)
-        self._seen = {_name(lane): high for lane, high in highs.items()}
-        positions = {_name(lane): at for lane, at in sorted((highs if from_now else lows).items())}
-        return {"positions": positions, "ids": self._patiently(self._ids)}
+        bounds = self.bounds()
+        self._seen = {lane: high for lane, (_, high) in bounds.items()}
+        return {"positions": {lane: high if from_now else low for lane, (low, high) in bounds.items()}, "ids": self.ids()}
 
     def next(self, state: State, most_bytes: int) -> State | None:
-        positions: dict[str, int] = state["positions"]
-        lows, highs = self._patiently(self._ends)
-        waiting: dict[Lane, int] = {}
-        for lane, high in highs.items():
-            at = positions.get(_name(lane), 0)
-            if not lows[lane] <= at <= high:
-                raise gone(lane, at, lows[lane])
-            waiting[lane] = high - at
-        missing = sorted(set(positions) - {_name(lane) for lane in highs})
-        if missing:
-            raise explain("UNKNOWN_TOPIC_OR_PART", f"{self._place}: {missing[0]}")
-        self._seen = {_name(lane): high for lane, high in highs.items()}
-        taken = self._share({lane: count for lane, count in waiting.items() if count}, most_bytes)
+        bounds = self.bounds()
+        self.check(state, bounds)
+        self._seen = {lane: high for lane, (_, high) in bounds.items()}
+        positions = {lane: state["positions"].get(lane, 0) for lane in bounds}
+        taken = self._share({lane: high - positions[lane] for lane, (_, high) in bounds.items() if high > positions[lane]}, most_bytes)
         if not taken:
             return None
-        ids = self._patiently(self._ids)
-        for topic, told in state["ids"].items():
-            if told and ids[topic] != told:
-                remedy = "its events are others: say --from-now, or give the job a checkpoint of its own"
-                raise StorageError.of("EV412", "the topic was deleted and made anew", remedy, file=f"{self._place}: {topic}")
-        after = {_name(lane): positions.get(_name(lane), 0) + taken.get(lane, 0) for lane in sorted(highs)}
-        return {"positions": after, "ids": ids}
+        ids = self.ids(state)
+        return {"positions": {lane: at + taken.get(lane, 0) for lane, at in positions.items()}, "ids": ids}
 
     def ranges(self, before: State, after: State) -> tuple[TopicRange, ...]:
         groups: dict[int, list[tuple[str, int, int, int]]] = {}
         for lane, end in after["positions"].items():
-            topic, partition = _lane(lane)
+            topic, partition = lane_named(lane)
             start = before["positions"].get(lane, 0)
             if end > start:
                 groups.setdefault(partition % self._groups, []).append((topic, partition, start, end))
@@ -179,41 +163,52 @@ class KafkaStream:
         return sum(max(0, end - state["positions"].get(lane, 0)) for lane, end in self._seen.items())
 
     def committed(self, state: State) -> None:
-        self._consumer.poll(0)
-        if self._telling:
-            return  # the next time says more
-        offsets = [ck.TopicPartition(*_lane(lane), at) for lane, at in state["positions"].items()]
-        try:
-            self._consumer.commit(offsets=offsets)
-            self._telling = True
-        except ck.KafkaException as error:
-            _LOG.debug("the consumer group was not told (%s)", error.args[0].name())
+        self._teller.tell({lane_named(lane): at for lane, at in state["positions"].items()})
 
     def close(self) -> None:
-        deadline = time.monotonic() + 1
-        while self._telling and time.monotonic() < deadline:
-            self._consumer.poll(0.05)
-        self._consumer.close()
+        self._teller.close()
         close_parked(self._cluster)
 
-    def _was_told(self, error: ck.KafkaError | None, offsets: list[ck.TopicPartition]) -> None:
-        self._telling = False
-
-    def _share(self, waiting: Mapping[Lane, int], most_bytes: int) -> dict[Lane, int]:
+    def _share(self, waiting: Mapping[str, int], most_bytes: int) -> dict[str, int]:
         """How many offsets of each lane the slice takes: all of the short ones, and the same number of bytes of the others."""
         with _lock:
             known = {topic: _sizes.get((self._cluster.bootstrap, topic)) for topic in self._topics}
-        rows = _MOST_MESSAGES if all(known[topic] for topic, _ in waiting) else _FIRST_MESSAGES
-        sizes = {lane: known[lane[0]] or 1024.0 for lane in waiting}
-        budget = min(float(most_bytes), rows * min(sizes.values(), default=1.0))
-        taken: dict[Lane, int] = {}
-        open_ = sorted(waiting, key=lambda lane: (waiting[lane] * sizes[lane], lane))
+        sizes = {lane: known[lane_named(lane)[0]] for lane in waiting}
+        most = _FIRST_MESSAGES if None in sizes.values() else _MOST_MESSAGES
+        costs = {lane: size or _GUESSED_SIZE for lane, size in sizes.items()}
+        budget = min(float(most_bytes), most * min(costs.values(), default=1.0))
+        taken: dict[str, int] = {}
+        open_ = sorted(waiting, key=lambda lane: (waiting[lane] * costs[lane], lane))
         for number, lane in enumerate(open_):
             fair = budget / (len(open_) - number)
             # A slice that takes nothing would never end.
-            taken[lane] = min(waiting[lane], max(1, int(fair / sizes[lane])))
-            budget -= taken[lane] * sizes[lane]
+            taken[lane] = min(waiting[lane], max(1, int(fair / costs[lane])))
+            budget -= taken[lane] * costs[lane]
         return taken
+
+    def bounds(self) -> dict[str, tuple[int, int]]:
+        """The lowest and the next offset of each lane, as the brokers tell them now."""
+        lows, highs = self._patiently(self._ends)
+        return {name_of(lane): (lows[lane], high) for lane, high in sorted(highs.items())}
+
+    def check(self, state: State, bounds: Mapping[str, tuple[int, int]]) -> None:
+        """Raises StorageError: EV412, what `state` has still to read is not there; EV413, nor is the partition."""
+        for lane, (low, high) in bounds.items():
+            at = state["positions"].get(lane, 0)
+            if not low <= at <= high:
+                raise gone(lane_named(lane), at, low)
+        missing = sorted(set(state["positions"]) - set(bounds))
+        if missing:
+            raise explain("UNKNOWN_TOPIC_OR_PART", f"{self._place}: {missing[0]}")
+
+    def ids(self, state: State | None = None) -> dict[str, str]:
+        """The ids of the topics now. Raises StorageError: EV412, `state` was of others, which had the same names."""
+        ids = self._patiently(self._ids)
+        for topic, told in (state or {"ids": {}})["ids"].items():
+            if told and ids[topic] != told:
+                remedy = "its events are others: say --from-now, or give the job a checkpoint of its own"
+                raise StorageError.of("EV412", "the topic was deleted and made anew", remedy, file=f"{self._place}: {topic}")
+        return ids
 
     def _patiently(self, ask: Callable[[], _Answer]) -> _Answer:
         """The brokers' answer, however long it takes them, within bounds."""
@@ -262,12 +257,3 @@ class KafkaStream:
                 raise ck.KafkaException(one.error)
             found[one.topic, one.partition] = one.offset
         return found
-
-
-def _name(lane: Lane) -> str:
-    return f"{lane[0]}/{lane[1]}"
-
-
-def _lane(name: str) -> Lane:
-    topic, _, partition = name.partition("/")
-    return topic, int(partition)

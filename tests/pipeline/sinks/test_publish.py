@@ -266,6 +266,34 @@ class TestShards:
             assert {shard} == {order[0] >> 2 for order in table.column(ORDER).to_pylist()}
         assert sorted(order for order, _ in rows) == sorted(order for table in found.values() for order in table.column(ORDER).to_pylist())
 
+    @pytest.mark.parametrize("skewed", [False, True])
+    def test_a_window_is_never_in_memory_as_a_whole(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skewed: bool) -> None:
+        monkeypatch.setattr(_shards, "_SHARD_BYTES", 1 << 20)
+        monkeypatch.setattr(_shards, "_HELD_BYTES", 2 << 20)
+        before, most = pa.total_allocated_bytes(), 0
+
+        def given() -> Iterator[pa.RecordBatch]:
+            chance = random.Random(1)
+            for _ in range(40):
+                text = pa.array([f"{n:01000d}" for n in range(1_000)])
+                order = [b"\x55" * 16 if skewed else chance.randbytes(16) for _ in range(1_000)]
+                yield pa.RecordBatch.from_arrays([text, pa.array(order, pa.binary(16))], ["text", ORDER])
+
+        for _, table in in_shards(given, 40_000, 40 << 20, keep=False, folder=str(tmp_path)):
+            most = max(most, table.nbytes, pa.total_allocated_bytes() - before)
+
+        assert 0 < most < 10 << 20
+
+    def test_what_rows_take_is_the_same_however_they_are_cut(self) -> None:
+        kinds = [pa.field("f", pa.bool_()), pa.field("d", pa.decimal128(9, 2)), pa.field("s", pa.struct([("t", pa.large_string())]))]
+        rows = [{"f": None, "d": 5, "s": None}, {"f": True, "d": None, "s": {"t": "text"}}, {"f": False, "d": 1, "s": {"t": None}}] * 9
+        more = pa.RecordBatch.from_pylist(rows, schema=pa.schema(kinds))
+        for batch in (batch_of(rows_of(27), START), more):
+            pieces = [batch.slice(start, 5) for start in range(0, 27, 5)]
+
+            assert 27 * 16 < _shards._weight(batch) == sum(map(_shards._weight, pieces))
+        assert _shards._weight(batch_of(rows_of(27), START)) == _shards._weight(batch_of(rows_of(27)))
+
     def test_what_fits_is_read_once(self) -> None:
         calls = []
         batches = cut(rows_of(100), 4)

@@ -1,0 +1,265 @@
+"""Kafka where an engine reads without slices: an unbounded splittable DoFn that reads, decodes, and says how far event time has come.
+
+One element is a group of partitions; what an engine keeps of it is a few numbers, never an event. Which events are late is decided
+against the watermark that was reported before they were read, and noted on each batch, so that nothing behind has to ask again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
+from apache_beam.transforms.core import RestrictionProvider
+from apache_beam.transforms.window import TimestampedValue
+from apache_beam.utils.timestamp import Duration, Timestamp
+
+from eventveil.pipeline.sources._kafka_group import tell_group
+from eventveil.pipeline.sources._kafka_reader import Reader, lane_named, name_of, park, take
+from eventveil.pipeline.sources._topic_progress import Claim, Progress, ProgressCoder, ProgressTracker
+from eventveil.pipeline.sources.kafka import Cluster, KafkaStream
+from eventveil.pipeline.sources.stream import State, Unreachable
+from eventveil.pipeline.sources.watermark import Watermark
+from eventveil.transforms.batch import Clock, Part, with_clock, with_kind, with_part
+from eventveil.transforms.beam.anonymize import REFUSED_TAG, DecodeEvents
+from eventveil.transforms.beam.guard import guarded
+from eventveil.transforms.decode.reading import Reading
+from eventveil.transforms.event_times import least_latest
+from eventveil.transforms.plan import Plan
+from eventveil.transforms.seal import Sealing
+
+__all__ = ["Groups", "ReadTopics", "read_topics"]
+
+_LOG = logging.getLogger(__name__)
+
+_BUNDLE_S = 0.5
+"""How long a bundle may last: several groups on one worker take turns, and checkpoints wait for it."""
+_GATHER_S = 0.2
+_DISCOVER_S = 10.0
+_IDLE = Duration(seconds=1)  # engines cut what is less than a second, and would spin
+_AWAY = Duration(seconds=5)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """What is read.
+
+    Attributes:
+        group: to which positions are told. groups: how many elements the partitions are shared among, by number; for good.
+        idle_after_s: a partition that was read to its end and stays silent for so long holds nothing back.
+        wants, batch_bytes: as for `read_topic`.
+    """
+
+    cluster: Cluster
+    topics: tuple[str, ...]
+    group: str
+    groups: int = 1
+    idle_after_s: float = 60.0
+    wants: frozenset[str] = frozenset({"appended"})
+    batch_bytes: int = 4 << 20
+
+    def stream(self) -> KafkaStream:
+        return KafkaStream(self.cluster, self.topics, self.group, self.groups)
+
+
+@dataclass(frozen=True)
+class Group:
+    """One element: the partitions whose number, divided by how many groups there are, leaves `number`; and where they begin."""
+
+    number: int
+    positions: tuple[tuple[str, int], ...]
+    ids: tuple[tuple[str, str], ...]
+
+
+class ListGroups(beam.DoFn):
+    """One impulse -> the groups, beginning where the launcher saw the topics begin."""
+
+    def __init__(self, source: Groups, state: State) -> None:
+        self._source = source
+        self._state = state
+
+    @guarded
+    def process(self, _: bytes) -> Iterator[Group]:
+        ids = tuple(sorted(self._state["ids"].items()))
+        for number in range(self._source.groups):
+            own = ((lane, at) for lane, at in sorted(self._state["positions"].items()) if _group_of(lane, self._source) == number)
+            yield Group(number, tuple(own), ids)
+
+
+class _Whole(RestrictionProvider):
+    """All of a group, from where it begins."""
+
+    def initial_restriction(self, element: Group) -> Progress:
+        return Progress(dict(element.positions), dict(element.ids))
+
+    def create_tracker(self, restriction: Progress) -> ProgressTracker:
+        return ProgressTracker(restriction)
+
+    def restriction_coder(self) -> ProgressCoder:
+        return ProgressCoder()
+
+    def restriction_size(self, element: Group, restriction: Progress) -> int:
+        return 0 if restriction.ended else 1
+
+    def truncate(self, element: Group, restriction: Progress) -> None:
+        """A job that is drained reads nothing more."""
+
+
+# Beam finds out by these defaults what to hand in.
+_PROGRESS: Any = beam.DoFn.RestrictionParam(_Whole())
+_ESTIMATOR: Any = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider())
+
+
+class ReadTopics(beam.DoFn):
+    """A group of partitions -> its events as decoded batches; what cannot be decoded -> letters under the tag ``refused``.
+
+    A batch is marked as a part of its own, with the clock that it was read under: the watermark that had been reported, and the time.
+    Where batches end may differ when they are read again.
+
+    Args:
+        plans: the policies behind: event times are read as they say, and the least of them counts.
+    """
+
+    def __init__(
+        self, source: Groups, reading: Reading, plans: Sequence[Plan], policies: Sequence[tuple[str, str]], sealing: Sealing
+    ) -> None:
+        self._source = source
+        self._plans = tuple(plans)
+        self._decode = DecodeEvents(reading, policies, sealing)
+
+    def setup(self) -> None:
+        self._decode.setup()
+        self._stream: KafkaStream | None = None
+        self._looked: dict[int, float] = {}
+
+    def teardown(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+    @beam.DoFn.unbounded_per_element()  # type: ignore[untyped-decorator]
+    def process(
+        self,
+        element: Group,
+        tracker: Any = _PROGRESS,
+        estimator: Any = _ESTIMATOR,
+        finalizer: Any = beam.DoFn.BundleFinalizerParam,
+    ) -> Iterator[Any]:
+        return self._read(element, tracker, estimator, finalizer)
+
+    @guarded
+    def _read(self, element: Group, tracker: Any, estimator: Any, finalizer: Any) -> Iterator[Any]:
+        source = self._source
+        cluster = source.cluster.with_group(source.group)
+        reader: Reader | None = None
+        defer: Duration | None = _IDLE
+        try:
+            if not self._discover(element, tracker):
+                return
+            began = time.monotonic()
+            reader = take(cluster, element.number, source.wants)
+            reader.go_to({lane_named(lane): at for lane, at in tracker.current_restriction().positions.items()}, {})
+            while time.monotonic() - began < _BUNDLE_S:
+                found = list(reader.gather(source.batch_bytes, _GATHER_S))
+                if not tracker.try_claim(Claim({name_of(lane): behind for lane, behind, _ in found})):
+                    return
+                if found:
+                    defer = None
+                yield from self._treat(found, tracker, estimator, reader.idle_lanes(source.idle_after_s))
+                if not found:
+                    break
+            finalizer.register(_Told(cluster, dict(tracker.current_restriction().positions)))
+            park(reader, cluster, element.number, source.wants)
+            reader = None
+        except Unreachable as error:
+            # Raised, it would make the engine restart everything, and soon give up.
+            _LOG.warning("%s", error)
+            defer = _AWAY
+        finally:
+            if reader is not None:
+                reader.close()
+        tracker.defer_remainder(defer)
+
+    def _discover(self, element: Group, tracker: Any) -> bool:
+        """Look for partitions that are new, and whether what is to be read is still there; False: somebody else goes on."""
+        if time.monotonic() - self._looked.get(element.number, float("-inf")) < _DISCOVER_S:
+            return True
+        if self._stream is None:
+            self._stream = self._source.stream()
+        bounds = {lane: ends for lane, ends in self._stream.bounds().items() if _group_of(lane, self._source) == element.number}
+        progress: Progress = tracker.current_restriction()
+        state = {"positions": dict(progress.positions), "ids": dict(progress.ids)}
+        self._stream.check(state, bounds)
+        self._stream.ids(state)
+        self._looked[element.number] = time.monotonic()
+        return bool(tracker.try_claim(Claim({lane: progress.positions.get(lane, 0) for lane in bounds})))
+
+    def _treat(self, found: list[Any], tracker: Any, estimator: Any, idle: frozenset[Any]) -> Iterator[Any]:
+        """Decode what was read and give it out; then say how far event time has come."""
+        now = time.time_ns() // 1000
+        reported = estimator.current_watermark()
+        clock = Clock(None if reported is None else int(reported.micros), now)
+        latest: dict[str, int] = {}
+        for lane, _, batch in found:
+            if batch is None:
+                continue
+            part = Part(name_of(lane), int(batch.column("position")[0].as_py()))
+            raw = with_clock(with_part(with_kind(batch, "messages"), part), clock)
+            letters, decoded = self._decode.process(raw)
+            appended = decoded.column("appended") if "appended" in decoded.schema.names else None
+            times = least_latest(self._plans, decoded.column("event"), now, appended)
+            least = reported
+            if times is not None:
+                latest[part.origin] = max(times[1], latest.get(part.origin, times[1]))
+                least = Timestamp(micros=times[0])
+            # Never behind what was reported: Beam would drop it without a word.
+            stamp = max(one for one in (least, reported, beam.utils.timestamp.MIN_TIMESTAMP) if one is not None)
+            yield beam.pvalue.TaggedOutput(REFUSED_TAG, TimestampedValue(letters.value, stamp))
+            yield TimestampedValue(decoded, stamp)
+        progress: Progress = tracker.current_restriction()
+        watermark = Watermark.from_json(progress.watermark)
+        lanes = list(progress.positions)
+        value = watermark.advance(latest, now=now, lanes=lanes, idle=[name_of(lane) for lane in idle])
+        if value is None and len(idle) == len(lanes):
+            # Nothing ever came here: it must not hold back the other groups.
+            value = now - int(self._source.idle_after_s * 1e6)
+        kept = tracker.try_claim(Claim(watermark=watermark.as_json()))
+        if kept and value is not None and (reported is None or value > reported.micros):
+            estimator.set_watermark(Timestamp(micros=value))
+
+
+class _Told:
+    """What is done once a bundle is durable: the consumer group is told."""
+
+    def __init__(self, cluster: Cluster, positions: dict[str, int]) -> None:
+        self._cluster = cluster
+        self._positions = positions
+
+    def __call__(self) -> None:
+        tell_group(self._cluster, {lane_named(lane): at for lane, at in self._positions.items()})
+
+
+def _group_of(lane: str, source: Groups) -> int:
+    return lane_named(lane)[1] % source.groups
+
+
+def read_topics(
+    root: beam.Pipeline,
+    source: Groups,
+    state: State,
+    reading: Reading,
+    plans: Sequence[Plan],
+    policies: Sequence[tuple[str, str]],
+    sealing: Sealing,
+) -> tuple[beam.PCollection, beam.PCollection]:
+    """(decoded batches, letters) of topics, from `state` on, as `KafkaStream.begin` gives it."""
+    groups = root | "Start" >> beam.Impulse() | "ListGroups" >> beam.ParDo(ListGroups(source, state)).with_output_types(Group)
+    reader = ReadTopics(source, reading, plans, policies, sealing)
+    outputs = groups | "SpreadGroups" >> beam.Reshuffle() | "ReadTopics" >> beam.ParDo(reader).with_outputs(REFUSED_TAG, main="decoded")
+    for output in (outputs["decoded"], outputs[REFUSED_TAG]):
+        output.element_type = pa.RecordBatch
+    return outputs["decoded"], outputs[REFUSED_TAG]
