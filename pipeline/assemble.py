@@ -26,7 +26,7 @@ from eventveil.pipeline.gathering import Gathering, split_windows
 from eventveil.schemas.errors import EventveilError, StorageError, remedy_for
 from eventveil.transforms.batch import ORDER, Part, part_of
 from eventveil.transforms.beam.anonymize import count
-from eventveil.transforms.beam.guard import guarded
+from eventveil.transforms.beam.guard import Step, guarded
 from eventveil.transforms.columns import Column, numbers_of
 from eventveil.transforms.encode.compact import compact_batch
 from eventveil.transforms.keys.keyring import load_keys
@@ -42,7 +42,7 @@ _NOTICED_S = 7 * 86_400
 _NOTHING = pa.RecordBatch.from_arrays([], schema=pa.schema([]))
 
 
-class AssembleParts(beam.DoFn):
+class AssembleParts(Step):
     """Batches marked with parts -> whole parts, given to `publish`, which the DoFns below implement."""
 
     def start_bundle(self) -> None:

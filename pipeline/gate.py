@@ -18,7 +18,7 @@ from eventveil.pipeline.checkpoint.carry import CarryFile, SliceCarry, read_carr
 from eventveil.pipeline.checkpoint.seal import WindowSeals
 from eventveil.pipeline.gathering import Gathering, split_windows
 from eventveil.pipeline.sinks.files import FolderSink
-from eventveil.transforms.beam.guard import guarded
+from eventveil.transforms.beam.guard import Step, guarded
 from eventveil.transforms.keys.derive import Keys
 from eventveil.transforms.keys.keyring import load_keys
 from eventveil.transforms.release.renumber import WindowNumbers
@@ -70,7 +70,7 @@ def take_fates() -> list[Fate]:
     return found
 
 
-class KeepOpen(beam.DoFn):
+class KeepOpen(Step):
     """Veiled batches -> the carry of their windows."""
 
     def __init__(self, carry: SliceCarry, variant: str, gathering: Gathering) -> None:
@@ -85,7 +85,7 @@ class KeepOpen(beam.DoFn):
         yield from ()
 
 
-class ListDue(beam.DoFn):
+class ListDue(Step):
     """One impulse -> the windows that the launcher found due."""
 
     def __init__(self, due: Sequence[Due]) -> None:
@@ -96,7 +96,7 @@ class ListDue(beam.DoFn):
         yield from self._due
 
 
-class PublishDue(beam.DoFn):
+class PublishDue(Step):
     """Windows that are due -> files or messages.
 
     Args:

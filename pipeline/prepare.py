@@ -9,10 +9,13 @@ import glob
 import json
 import os
 from collections.abc import Mapping, Sequence, Set
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+from eventveil.pipeline.checkpoint.folder import CheckpointFolder
+from eventveil.pipeline.checkpoint.seal import StateSeal
 from eventveil.pipeline.dead_letters.store import LetterFolder
 from eventveil.pipeline.gathering import Gathering
 from eventveil.pipeline.sinks.files import FolderSink
@@ -217,10 +220,12 @@ def prepare(job: Job) -> ReadyJob:
     ]
     folder = LetterFolder(letters.uri) if letters is not None else None
     _check_topics(job, variants)
-    for variant in variants:
-        variant.sink.prepare()
-    if folder is not None:
-        folder.prepare()
+    with nullcontext() if live is None else CheckpointFolder(live.checkpoint, StateSeal.of(keys)).held():
+        # What is removed as left behind must not be what another process of this job is writing.
+        for variant in variants:
+            variant.sink.prepare()
+        if folder is not None:
+            folder.prepare()
     used = {leaf for plan in plans for leaf in plan.stream}
     return ReadyJob(
         name=job.name,
@@ -341,14 +346,16 @@ def _roots(patterns: Sequence[str]) -> list[str]:
 
 def _check_apart(job: Job, paths: Sequence[str]) -> None:
     """What a job writes must not be what its next run reads."""
-    for variant in job.variants:
-        if variant.output.stream is not None:
-            continue
-        folder = os.path.join(os.path.realpath(variant.output.uri.removeprefix("file://")), "")
-        inside = [os.path.join(os.path.realpath(path), "") for path in paths] if job.watch else []
-        if any(os.path.realpath(path).startswith(folder) for path in paths) or folder.startswith(tuple(inside)):
-            fact = f"the output folder {variant.output.uri} holds input of this job"
-            raise PolicyError(Problem(job.file, 0, "EV120", fact, "choose a folder that is not read"))
+    outputs = [(f"the output folder {one.output.uri}", one.output.uri) for one in job.variants if one.output.stream is None]
+    if job.dead_letters is not None:
+        outputs.append((f"the dead letters' folder {job.dead_letters.uri}", job.dead_letters.uri))
+    if job.checkpoint is not None:
+        outputs.append((f"the checkpoint {job.checkpoint}", job.checkpoint))
+    inside = tuple(os.path.join(os.path.realpath(path), "") for path in paths) if job.watch else ()
+    for what, uri in outputs:
+        folder = os.path.join(os.path.realpath(uri.removeprefix("file://")), "")
+        if any(os.path.realpath(path).startswith(folder) for path in paths) or folder.startswith(inside):
+            raise PolicyError(Problem(job.file, 0, "EV120", f"{what} holds input of this job", "choose a folder that is not read"))
 
 
 def _check_topics(job: Job, variants: Sequence[Variant]) -> None:

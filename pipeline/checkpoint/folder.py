@@ -23,6 +23,7 @@ import re
 import secrets
 import stat
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from eventveil.pipeline.checkpoint._disk import cause, cut_file, damaged, make_private_folder, open_regular
@@ -90,12 +91,7 @@ class CheckpointFolder(KeyProvider):
             StorageError: EV404 the folder cannot be used; EV405 it holds something else; EV409 the checkpoint belongs to another job,
                 policy or keyring; EV410 it is in use; EV411 it is damaged.
         """
-        if self._lock is not None:
-            raise ValueError("the folder is open")
-        make_private_folder(self.path)
-        # Before the lock, which makes a file.
-        self._check_ours()
-        self._lock = FolderLock(self.path)
+        self._take()
         try:
             self._forget()
             self._identity = json.loads(json.dumps(identity))
@@ -113,6 +109,15 @@ class CheckpointFolder(KeyProvider):
             self.close()
             raise
         return checkpoint
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes out, without opening the folder. Raises StorageError EV404, EV405, EV410 as `open` does."""
+        self._take()
+        try:
+            yield
+        finally:
+            self.close()
 
     def intent(self) -> dict[str, Any] | None:
         """The intent of a slice that is not committed; None if there is none."""
@@ -202,6 +207,14 @@ class CheckpointFolder(KeyProvider):
         lock, self._lock = self._lock, None
         if lock is not None:
             lock.release()
+
+    def _take(self) -> None:
+        if self._lock is not None:
+            raise ValueError("the folder is open")
+        make_private_folder(self.path)
+        # Before the lock, which makes a file.
+        self._check_ours()
+        self._lock = FolderLock(self.path)
 
     def _forget(self) -> None:
         """As of a folder in which nothing stands. Carry that was set aside does not open under the series that comes after it."""

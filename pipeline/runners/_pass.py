@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import apache_beam as beam
@@ -47,13 +48,9 @@ def run_pass(job: ReadyJob, work: Work, workers: int = 1) -> Passed:
     debugging = logging.getLogger().level == logging.DEBUG
     logging.getLogger("apache_beam").setLevel(logging.DEBUG if debugging else logging.CRITICAL)
     vars(sdk_worker)["print"] = print if debugging else _say_nothing
-    options = PipelineOptions(flags=[], runner="FnApiRunner")
-    direct = options.view_as(DirectOptions)
-    direct.direct_num_workers = workers
-    direct.direct_running_mode = "multi_threading" if workers > 1 else "in_memory"
     take_failures()
     try:
-        pipeline = beam.Pipeline(runner="FnApiRunner", options=options)
+        pipeline = beam.Pipeline(runner="FnApiRunner", options=_options(workers))
         build(pipeline, job, work)
         result = pipeline.run()
         result.wait_until_finish()
@@ -64,6 +61,29 @@ def run_pass(job: ReadyJob, work: Work, workers: int = 1) -> Passed:
             raise
         raise (min(failures, key=lambda one: one.problems) if failures else internal_error(error)) from None
     return _counted(result.metrics())
+
+
+class _Options(PipelineOptions):
+    """Options whose views are made once. Beam asks for dozens in each pass, and builds a parser of command lines for every one."""
+
+    def view_as(self, cls: Any) -> Any:
+        views = self.__dict__.setdefault("_views", {})
+        if cls not in views:
+            views[cls] = super().view_as(cls)
+        return views[cls]
+
+    def __deepcopy__(self, memo: Any) -> _Options:
+        # A pipeline takes a copy, so that nobody else's are changed: these are ours alone.
+        return self
+
+
+@lru_cache
+def _options(workers: int) -> _Options:
+    options = _Options(flags=[], runner="FnApiRunner")
+    direct = options.view_as(DirectOptions)
+    direct.direct_num_workers = workers
+    direct.direct_running_mode = "multi_threading" if workers > 1 else "in_memory"
+    return options
 
 
 def _counted(metrics: Any) -> Passed:

@@ -132,13 +132,13 @@ def run_bounded(job: ReadyJob, workers: int) -> Mapping[str, int]:
         folder.open({"job": job.name})
         writer = folder.writer(_seals(job))
         folder.write_intent({"slice": 0})
-        read = run_pass(job, Work(job.ranges, carry=writer.begin_slice(0)), workers)
+        read = run_pass(job, Work(job.ranges, carry=writer.begin_slice(0), spread=workers > 1), workers)
         carry = writer.flush_all()
         folder.commit({"slice": 0, "carry": carry})
         due = _due(job.variants, carry, 0, folder, everything=True)
         take_fates()
         if due:
-            read.counts.update(run_pass(job, Work((), due=due), workers).counts)
+            read.counts.update(run_pass(job, Work((), due=due, spread=workers > 1), workers).counts)
         fates = take_fates()
         read.counts.update(Counter(f"{fate.variant}|windows|{fate.what}" for fate in fates))
         lost = [fate for fate in fates if fate.what != "published"]
@@ -266,7 +266,7 @@ class _Loop:
         def attempt() -> tuple[Passed, list[Fate]]:
             take_fates()
             carry = writer.begin_slice(intent.slice, closing)
-            passed = run_pass(self._job, Work(ranges, Clock(intent.watermark, intent.now), carry, due), self._workers)
+            passed = run_pass(self._job, Work(ranges, Clock(intent.watermark, intent.now), carry, due, spread=self._workers > 1), self._workers)
             return passed, take_fates()
 
         passed, fates = self._patiently(attempt)
@@ -274,6 +274,8 @@ class _Loop:
         carry = writer.flush_all()
         writer.sync()
         lanes = self._stream.lanes(intent.after)
+        # Of a slice that is done again, the checkpoint before it does not know how far event time had come since by the clock alone.
+        held.watermark.raise_to(intent.watermark)
         held.watermark.advance(self._latest(passed), now=intent.now, lanes=lanes, idle=self._idle - set(self._active(passed)))
         self._count(passed, fates)
         self._held = _Held(intent.slice, intent.after, held.watermark, carry, held.totals)
@@ -415,12 +417,13 @@ def _due(
     everything: bool = False,
 ) -> list[Due]:
     """The windows to be published, by their beginning. Those of one domain that a release model decides on are decided on together."""
-    groups: dict[tuple[int, str], list[str]] = {}
+    groups: dict[tuple[int, str, int], list[str]] = {}
     for variant in variants:
         gathering = variant.gathering
         for window in carry.get(variant.name, {}) if gathering is not None else ():
             start = int(window)
             if gathering is not None and (everything or gathering.is_due(start, watermark)):
                 together = f"domain {variant.plan.domain} {gathering.rule}" if gathering.released else f"variant {variant.name}"
-                groups.setdefault((start, together), []).append(variant.name)
-    return [Due(start, pane, tuple(folder.carry(name, start) for name in sorted(names))) for (start, _), names in sorted(groups.items())]
+                # What is decided on as a whole has one pane, whatever the slices were: a second one would be noticed as a conflict.
+                groups.setdefault((start, together, 0 if gathering.released else pane), []).append(variant.name)
+    return [Due(start, one, tuple(folder.carry(name, start) for name in sorted(names))) for (start, _, one), names in sorted(groups.items())]

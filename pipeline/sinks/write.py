@@ -11,7 +11,7 @@ from eventveil.pipeline.assemble import AssembleParts
 from eventveil.pipeline.sinks.files import FolderSink
 from eventveil.pipeline.sinks.topic import MessageWriter, TopicSink
 from eventveil.transforms.batch import Part
-from eventveil.transforms.beam.guard import guarded
+from eventveil.transforms.beam.guard import Step, guarded
 from eventveil.transforms.keys.keyring import load_keys
 from eventveil.transforms.keys.part_names import part_name
 
@@ -34,7 +34,7 @@ class WriteParts(AssembleParts):
         self._sink.publish(part_name(self._names.for_domain("part"), part), batches)
 
 
-class WriteMessages(beam.DoFn):
+class WriteMessages(Step):
     """Veiled batches -> messages of a topic. A bundle is over when the broker has acknowledged all of them."""
 
     def __init__(self, sink: TopicSink, keys: str) -> None:

@@ -54,6 +54,8 @@ def _headers(told: Sequence[Headers]) -> Column:
 
 def _times(told: Sequence[tuple[int, int]], kinds: tuple[int, ...]) -> Column:
     """Instants of messages; null where the timestamp is of another kind."""
+    if not {kind for kind, _ in told}.intersection(kinds):
+        return pa.nulls(len(told), _INSTANT)
     found = np.array(told, np.int64).reshape(-1, 2)
     return pa.array(found[:, 1] * 1000, pa.int64(), mask=~np.isin(found[:, 0], kinds)).cast(_INSTANT)
 

@@ -145,9 +145,9 @@ class ReadTopics(beam.DoFn):
     def process(
         self,
         element: Group,
+        finalizer: Any = beam.DoFn.BundleFinalizerParam,  # first: Beam hands it in by its place, and what follows by name
         tracker: Any = _PROGRESS,
         estimator: Any = _ESTIMATOR,
-        finalizer: Any = beam.DoFn.BundleFinalizerParam,
     ) -> Iterator[Any]:
         return self._read(element, tracker, estimator, finalizer)
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from eventveil.pipeline.report.meter import METER
 from eventveil.pipeline.sources.files import Range, read_range
 from eventveil.transforms.batch import Clock, with_clock
-from eventveil.transforms.beam.guard import guarded
+from eventveil.transforms.beam.guard import Step, guarded
 
 if TYPE_CHECKING:
     from eventveil.pipeline.sources.kafka import TopicRange
@@ -21,7 +21,7 @@ __all__ = ["ListRanges", "ReadEvents"]
 _NO_CLOCK = Clock()
 
 
-class ListRanges(beam.DoFn):
+class ListRanges(Step):
     """One impulse -> the ranges that the launcher listed."""
 
     def __init__(self, ranges: Sequence[Range | TopicRange]) -> None:
@@ -32,7 +32,7 @@ class ListRanges(beam.DoFn):
         yield from self._ranges
 
 
-class ReadEvents(beam.DoFn):
+class ReadEvents(Step):
     """A range -> its raw batches, in order, marked with their parts."""
 
     def __init__(

@@ -49,6 +49,11 @@ class Watermark:
             self.value = found
         return self.value
 
+    def raise_to(self, value: int | None) -> None:
+        """Be no less than what was acted on: what was closed then stays closed."""
+        if value is not None and (self.value is None or value > self.value):
+            self.value = value
+
     def as_json(self) -> dict[str, Any]:
         return {"value": self.value, "highest": dict(self._highest), "now": self._now}
 

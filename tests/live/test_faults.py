@@ -257,15 +257,16 @@ class Place:
         self.load.start()
         self.watcher.start()
 
-    def start_load(self) -> None:
-        """More events, of numbers that come after those before; only they are looked for."""
+    def produce_more(self) -> None:
+        """A second of events with numbers that come after those before; only they are looked for."""
         self.load = Load(self.kafka, self.source, self.seed, first=self.load.next, partitions=self.load.partitions)
         self.load.start()
+        time.sleep(1)
+        self.load.close_windows()
 
     def begin_anew(self) -> None:
         """Under what has changed: what was written before counts no more."""
         self.job = self.write_job()
-        self.watcher.end()
         self.watcher = Watcher(self)
 
     def abandon(self) -> None:
@@ -361,8 +362,8 @@ class Place:
                 # Of the last window it is not said whether it is closed by now.
                 expected -= load.closing - set(found)
                 assert set(found) == expected, (len(expected - set(found)), len(set(found) - expected))
-                assert max(found.values()) == 1, "an event was published twice"
-                assert held["totals"][f"{variant}|published"] == len(found)
+                assert max(found.values(), default=1) == 1, "an event was published twice"
+                assert held["totals"].get(f"{variant}|published", 0) == len(found)
             self.check_totals(variant, held["totals"], len(late))
         assert not refused.get(("EV518", "rolled"), ())
         if "numbered" in self.variants:
@@ -374,7 +375,7 @@ class Place:
         load = self.load
         refused = {key.split("|")[2]: count for key, count in totals.items() if key.startswith(f"{variant}|refused|")}
         assert len(load.good) + len(load.malformed) + len(load.filtered) == totals[f"{variant}|in"]
-        assert len(load.filtered) == totals[f"{variant}|filtered"]
+        assert len(load.filtered) == totals.get(f"{variant}|filtered", 0)
         assert len(load.good) - late == totals[f"{variant}|out"]
         assert {code: count for code, count in (("EV501", len(load.malformed)), ("EV518", late)) if count} == refused
 
@@ -554,7 +555,7 @@ class TestNoRoom:
     PLACES = {
         "output": ("pipeline.sinks.publish:write_temporary", "out-"),
         "checkpoint": (f"{APPEND}.flush_all", "/state"),
-        "dead letters": ("pipeline.dead_letters.store:publish_file", "/refused/"),
+        "dead letters": ("pipeline.dead_letters.store:publish_file", "-refused/"),
     }
 
     @pytest.mark.parametrize("where", PLACES)
@@ -656,6 +657,7 @@ class TestTheCheckpoint:
     @pytest.mark.parametrize("changed", ["policy", "keyring"])
     def test_of_another_policy_or_keyring_is_left_alone(self, files: Place, changed: str) -> None:
         files.begin()
+        time.sleep(files.random.uniform(1, 3))
         files.load.close_windows()
         files.finish()
         files.check()
@@ -672,8 +674,7 @@ class TestTheCheckpoint:
         files.finish("--from-now")
         assert (files.state / "set-aside-1" / "checkpoint.json").read_bytes() == old["checkpoint.json"]
         # What was there before is of no concern to it, and what comes now is.
-        files.start_load()
-        files.load.close_windows()
+        files.produce_more()
         files.finish()
         files.check()
 
@@ -685,21 +686,21 @@ class TestTheCheckpoint:
         files.load.end()
         old = files.content()
         held = files.checkpoint()
-        files.start_load()
-        files.load.close_windows()
+        files.produce_more()
         gone = files.random.choice(list(held["state"]["positions"]))
         topic, _, partition = gone.partition("/")
         position = TopicPartition(topic, int(partition), held["state"]["positions"][gone] + files.random.randint(1, 50))
-        next(iter(AdminClient({"bootstrap.servers": files.kafka}).delete_records([position]).values())).result(30)
+        admin = AdminClient({"bootstrap.servers": files.kafka})
+        admin.delete_records([position])[position].result(30)
         line = failed(files.start(), "EV412")
         assert topic in line["fact"] + line["file"]
         assert files.content()["checkpoint.json"] == old["checkpoint.json"]
+        files.watcher.end()
         files.outputs = "new"
         files.begin_anew()
         files.finish("--from-now")
         assert (files.state / "set-aside-1" / "checkpoint.json").read_bytes() == old["checkpoint.json"]
-        files.start_load()
-        files.load.close_windows()
+        files.produce_more()
         files.finish()
         files.check()
 
@@ -710,7 +711,7 @@ def test_partitions_that_are_added_are_read_from_their_beginning(place: Place) -
     place.wait_for_slices(2)
     admin = AdminClient({"bootstrap.servers": place.kafka})
     for count in sorted(place.random.sample(range(5, 10), 2)):
-        next(iter(admin.create_partitions([NewPartitions(place.source, count)]).values())).result(30)
+        admin.create_partitions([NewPartitions(place.source, count)])[place.source].result(30)
         eventually(lambda count=count: len(admin.list_topics(place.source, timeout=10).topics[place.source].partitions) == count)
         place.load.partitions = count
         place.wait_for_slices(2)

@@ -35,7 +35,7 @@ from eventveil.transforms.batch import (
     with_part,
 )
 from eventveil.transforms.beam.coder import RecordBatchCoder
-from eventveil.transforms.beam.guard import guarded
+from eventveil.transforms.beam.guard import Step, guarded
 from eventveil.transforms.compile import load_plan
 from eventveil.transforms.decode.decoded import Decoded
 from eventveil.transforms.decode.reading import Decoders, Originals, Reading
@@ -75,7 +75,7 @@ def count(name: str, number: int) -> None:
         Metrics.counter(_COUNTERS, name).inc(number)
 
 
-class DecodeEvents(beam.DoFn):
+class DecodeEvents(Step):
     """Raw batch -> decoded batch; what cannot be decoded -> letters under the tag ``refused``.
 
     Args:
@@ -128,7 +128,7 @@ class DecodeEvents(beam.DoFn):
         return with_part(letters, part) if part else letters
 
 
-class ApplyPolicy(beam.DoFn):
+class ApplyPolicy(Step):
     """Decoded batch -> veiled batch; what a rule refuses -> letters under the tag ``refused``.
 
     Args:
@@ -186,7 +186,7 @@ class ApplyPolicy(beam.DoFn):
             count(f"{self._policy}|rule|{rule}", number)
 
 
-class BatchBytes(beam.DoFn):
+class BatchBytes(Step):
     """Lists of messages -> raw batches."""
 
     @guarded
@@ -196,7 +196,7 @@ class BatchBytes(beam.DoFn):
         yield with_kind(batch, "messages")
 
 
-class TakeBatches(beam.DoFn):
+class TakeBatches(Step):
     """Batches of somebody else's -> raw batches. Their metadata goes: marks are ours to make.
 
     Args:
@@ -221,7 +221,7 @@ class TakeBatches(beam.DoFn):
         yield with_kind(pa.RecordBatch.from_arrays([values, positions], ["value", "position"]), "messages")
 
 
-class PublishVeiled(beam.DoFn):
+class PublishVeiled(Step):
     """Veiled batch -> the output alone: in keyed order, internal columns removed, nothing hidden in its buffers; empty batches vanish.
 
     Args:
@@ -248,7 +248,7 @@ def _keyed_order(order: Column, visible: pa.RecordBatch) -> Column:
     return pc.sort_indices(ranks, [(name, "ascending") for name in ranks.column_names])
 
 
-class _Filled(beam.DoFn):
+class _Filled(Step):
     """Drops empty batches."""
 
     @guarded

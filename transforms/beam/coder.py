@@ -33,6 +33,10 @@ class RecordBatchCoder(beam.coders.Coder):
         with pa.ipc.open_stream(pa.py_buffer(encoded[1:])) as reader:
             return reader.read_next_batch()
 
+    def estimate_size(self, value: pa.RecordBatch) -> int:
+        # Beam asks it of the first batches that pass each step: encoding them would be the largest part of a short pass.
+        return value.nbytes
+
     def is_deterministic(self) -> bool:
         return False
 

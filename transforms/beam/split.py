@@ -12,7 +12,7 @@ import pyarrow as pa
 from eventveil.schemas.streams import RegistryDoc
 from eventveil.transforms.batch import part_of, refused_batch, with_part
 from eventveil.transforms.beam.anonymize import count, count_codes, without_tombstones
-from eventveil.transforms.beam.guard import guarded
+from eventveil.transforms.beam.guard import Step, guarded
 from eventveil.transforms.decode.event_type import event_types
 from eventveil.transforms.decode.reading import Originals
 from eventveil.transforms.nested import Column
@@ -25,7 +25,7 @@ def rows_of(index: Any, number: int) -> Column:
     return pa.array(np.flatnonzero(index == number))
 
 
-class SplitByType(beam.DoFn):
+class SplitByType(Step):
     """Raw batch -> one raw batch per type, tagged ``type NAME``; the rest -> letters."""
 
     def __init__(

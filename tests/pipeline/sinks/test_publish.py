@@ -284,7 +284,7 @@ class TestShards:
 
         assert 0 < most < 10 << 20
 
-    def test_what_rows_take_is_the_same_however_they_are_cut(self) -> None:
+    def test_what_rows_take_is_the_same_however_they_are_cut(self, monkeypatch: pytest.MonkeyPatch) -> None:
         kinds = [pa.field("f", pa.bool_()), pa.field("d", pa.decimal128(9, 2)), pa.field("s", pa.struct([("t", pa.large_string())]))]
         rows = [{"f": None, "d": 5, "s": None}, {"f": True, "d": None, "s": {"t": "text"}}, {"f": False, "d": 1, "s": {"t": None}}] * 9
         more = pa.RecordBatch.from_pylist(rows, schema=pa.schema(kinds))
@@ -292,7 +292,11 @@ class TestShards:
             pieces = [batch.slice(start, 5) for start in range(0, 27, 5)]
 
             assert 27 * 16 < _shards._weight(batch) == sum(map(_shards._weight, pieces))
-        assert _shards._weight(batch_of(rows_of(27), START)) == _shards._weight(batch_of(rows_of(27)))
+        whole = batch_of(rows_of(27), START)
+        assert _shards._weight(whole) == _shards._weight(batch_of(rows_of(27)))
+        monkeypatch.setattr(_shards, "_SHARD_BYTES", _shards._weight(whole))
+        for pieces in ([whole], cut(rows_of(27), 9)):
+            assert [0] == [shard for shard, _ in in_shards(lambda: iter(pieces), 27, 1, keep=False)]  # noqa: B023
 
     def test_what_fits_is_read_once(self) -> None:
         calls = []
