@@ -100,8 +100,8 @@ def plot(samples: Sequence[Sample], title: str) -> str:
     width, height, left, top, gap_x, gap_y = 360, 110, 60, 60, 80, 60
     end = samples[-1]["second"]
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * (width + gap_x)}" height="{3 * (height + gap_y) + 50}"'
-        ' font-family="sans-serif" font-size="12" fill="#333">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * (width + gap_x)}" height="{3 * (height + gap_y) + 50}">',
+        '<g font-family="sans-serif" font-size="12" fill="#333">',
         '<rect width="100%" height="100%" fill="white"/>',
         f'<text x="{left}" y="24" font-size="15">{title}</text>',
     ]
@@ -118,7 +118,7 @@ def plot(samples: Sequence[Sample], title: str) -> str:
             f'<text x="{x + width}" y="{y + height + 16}" text-anchor="end">{end / 60:.0f} min</text>',
             f'<polyline points="{points}" fill="none" stroke="#1f6fb4" stroke-width="1.2"/>',
         ]
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    return "\n".join([*parts, "</g></svg>"]) + "\n"
 
 
 def main() -> None:
@@ -163,7 +163,8 @@ def main() -> None:
         wrong.append(f"{written:,} events were written, {rows:,} published and {refused:,} refused")
     if status:
         wrong.append(f"the job ended with {status}")
-    print(f"{title}, {refused:,} refused, {int(last['eventveil_slices_total']):,} slices\n\n{table(samples)}\n\nsoak.csv and soak.svg lie in {work}")
+    counted = f"{title}, {refused:,} refused, {int(last['eventveil_slices_total']):,} slices"
+    print(counted, table(samples), f"soak.csv and soak.svg lie in {work}", sep="\n\n")
     if wrong:
         raise SystemExit("\n".join(wrong))
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import apache_beam as beam
 import pyarrow as pa
 from apache_beam.metrics import Metrics
 

@@ -47,7 +47,8 @@ def _drain_on_signals(drain: Drain) -> None:
             os._exit(130)
         drain.ask()
         if sys.stderr.isatty():
-            print("\nfinishing what is at hand; once more to stop at once", file=sys.stderr)
+            # Not by print: it may be what the signal has interrupted, and takes nobody in a second time.
+            os.write(sys.stderr.fileno(), b"\nfinishing what is at hand; once more to stop at once\n")
 
     for number in (signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(number) is not signal.SIG_IGN:

@@ -80,9 +80,8 @@ class Journal:
                 self._waiting_since = now
             if not was_waiting or (last is not None and last.reason != pulse.reason) or now - self._reminded_at >= _REMIND_S:
                 self._reminded_at = now
-                fact = CODES[pulse.reason][0] if pulse.reason in CODES else None
-                tell(logging.WARNING, "waiting", job=pulse.job, code=pulse.reason, fact=fact, for_s=round(now - self._waiting_since, 1))
-        elif was_waiting:
+                tell(logging.WARNING, "waiting", job=pulse.job, **_why(pulse), for_s=round(now - self._waiting_since, 1))
+        elif was_waiting and pulse.state not in ("draining", "stopped"):
             tell(logging.INFO, "resumed", job=pulse.job, after_s=round(now - self._waiting_since, 1))
 
     def _tell_policy(self, job: str, one: PolicyCounts, now: float, *, at_once: bool) -> None:
@@ -107,6 +106,14 @@ class Journal:
             self._growths[one.policy, kind] = _Growth(counts)
             return {}
         return growth.take(counts, now, at_once=at_once)
+
+
+def _why(pulse: Pulse) -> dict[str, Any]:
+    """What a job waits for: as its error would be told."""
+    if pulse.problem is None:
+        return {"code": pulse.reason, "fact": CODES[pulse.reason][0] if pulse.reason in CODES else None}
+    told = pulse.problem
+    return {"code": told.code, "fact": told.fact, "remedy": told.remedy or None, "file": told.file or None}
 
 
 def _standing(pulse: Pulse) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from eventveil.schemas.errors import Problem
+
 __all__ = ["OUTCOMES", "PolicyCounts", "Pulse", "State"]
 
 State: TypeAlias = Literal["starting", "running", "idle", "waiting", "draining", "stopped"]
@@ -58,7 +60,7 @@ class Pulse:
         open_windows, carry_bytes: windows that gather events, and the bytes gathered for them on disk.
         now, watermark: microseconds since 1970: the clock, and how far the stream has come in event time (None: not known yet).
         slice_s: how long the last slice took. every_s: how long the job waits between the beginnings of two slices.
-        reason: of ``waiting``, the code of the error (EV413...); else empty.
+        reason: of ``waiting``, the code of the error (EV413...); else empty. problem: what is away, where, and what to do about it.
     """
 
     job: str
@@ -75,6 +77,7 @@ class Pulse:
     slice_s: float = 0.0
     every_s: float = 0.0
     reason: str = ""
+    problem: Problem | None = None
 
     def delay_s(self, now: int | None = None) -> float | None:
         """Seconds by which event time is behind the clock (`now`: another moment than the pulse's); None: not known yet."""

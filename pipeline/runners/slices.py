@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from eventveil.pipeline.checkpoint.carry import CarryWriter
@@ -28,7 +29,7 @@ from eventveil.pipeline.report.stop import RefusedGate
 from eventveil.pipeline.runners._pass import Passed, run_pass
 from eventveil.pipeline.sources.stream import Unreachable
 from eventveil.pipeline.sources.watermark import Watermark
-from eventveil.schemas.errors import EventveilError
+from eventveil.schemas.errors import EventveilError, LimitError, Problem, StorageError, remedy_for
 from eventveil.transforms.batch import Clock
 from eventveil.transforms.keys.keyring import load_keys
 
@@ -43,18 +44,24 @@ class Drain:
     """Asked to stop: the slice at hand is finished, and no further one begun."""
 
     def __init__(self) -> None:
-        self._asked = threading.Event()
+        self._is_asked = False
+        # Asked by a signal's handler, in the midst of whatever its thread does: an Event that this thread is just about to wait for
+        # would never be free again, and a SimpleQueue is made for it.
+        self._asked: SimpleQueue[None] = SimpleQueue()
 
     def ask(self) -> None:
-        self._asked.set()
+        self._is_asked = True
+        self._asked.put(None)
 
     @property
     def is_asked(self) -> bool:
-        return self._asked.is_set()
+        return self._is_asked
 
     def wait(self, seconds: float) -> None:
         """Sleep, unless asked."""
-        self._asked.wait(max(0.0, seconds))
+        if not self._is_asked:
+            with suppress(Empty):
+                self._asked.get(timeout=max(0.0, seconds))
 
 
 @dataclass
@@ -141,13 +148,26 @@ def run_bounded(job: ReadyJob, workers: int) -> Mapping[str, int]:
             read.counts.update(run_pass(job, Work((), due=due, spread=workers > 1), workers).counts)
         fates = take_fates()
         read.counts.update(Counter(f"{fate.variant}|windows|{fate.what}" for fate in fates))
-        lost = [fate for fate in fates if fate.what != "published"]
-        if lost:
-            raise EventveilError.of("EV603", f"{lost[0].variant}: {len(lost)} windows were not published", "raise max_window_bytes")
+        _check_published(fates)
         return read.counts
     finally:
         folder.close()
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _check_published(fates: Sequence[Fate]) -> None:
+    """Raises StorageError EV416, LimitError EV603 where a job on files has not published all windows: it keeps none for later."""
+
+    def told(what: str, code: str, why: str, remedy: str) -> list[Problem]:
+        found = Counter(fate.variant for fate in fates if fate.what == what)
+        of = Counter(fate.variant for fate in fates)
+        return [Problem("", 0, code, f"{name}: {n} of {of[name]} windows not published: {why}", remedy) for name, n in found.items()]
+
+    remedy = "choose an empty folder: two versions of one window would show their difference"
+    if conflicts := told("conflict", "EV416", "they stand there already, with another content", remedy):
+        raise StorageError(conflicts)
+    if withheld := told("withheld", "EV603", "they have more values to number than are decided on at once", remedy_for("EV603")):
+        raise LimitError(withheld)
 
 
 class _Loop:
@@ -243,9 +263,11 @@ class _Loop:
         held = self._held
         after = self._stream.next(held.state, self._live.max_slice_bytes)
         now = self._clock()
-        caught_up = self._stream.is_caught_up(held.state)
+        caught_up = self._stream.is_caught_up(after or held.state)
         lanes = self._stream.lanes(after or held.state)
         for lane in lanes:
+            # One that is behind holds event time, whatever it has. One that is not, and of which nothing is accepted, is as good as
+            # silent: its events are all filtered, or refused, and would hold every window for ever.
             if lane not in caught_up or lane not in self._heard:
                 self._heard[lane] = now
         self._idle = frozenset(lane for lane in caught_up if now - self._heard.get(lane, now) >= self._live.idle_after_us)
@@ -266,7 +288,9 @@ class _Loop:
         def attempt() -> tuple[Passed, list[Fate]]:
             take_fates()
             carry = writer.begin_slice(intent.slice, closing)
-            passed = run_pass(self._job, Work(ranges, Clock(intent.watermark, intent.now), carry, due, spread=self._workers > 1), self._workers)
+            passed = run_pass(
+                self._job, Work(ranges, Clock(intent.watermark, intent.now), carry, due, spread=self._workers > 1), self._workers
+            )
             return passed, take_fates()
 
         passed, fates = self._patiently(attempt)
@@ -276,7 +300,9 @@ class _Loop:
         lanes = self._stream.lanes(intent.after)
         # Of a slice that is done again, the checkpoint before it does not know how far event time had come since by the clock alone.
         held.watermark.raise_to(intent.watermark)
-        held.watermark.advance(self._latest(passed), now=intent.now, lanes=lanes, idle=self._idle - set(self._active(passed)))
+        latest = self._latest(passed)
+        self._heard.update(dict.fromkeys(latest, self._clock()))
+        held.watermark.advance(latest, now=intent.now, lanes=lanes, idle=self._idle - set(latest))
         self._count(passed, fates)
         self._held = _Held(intent.slice, intent.after, held.watermark, carry, held.totals)
         unpublished = [(fate.variant, fate.start_us) for fate in fates if fate.what != "published"]
@@ -305,7 +331,7 @@ class _Loop:
             except Unreachable as error:
                 if self._drain.is_asked:
                     raise
-                self.tell("waiting", error.problems[0].code)
+                self.tell("waiting", error.problems[0])
                 self._drain.wait(wait)
                 wait = min(wait * 2, _LONGEST_WAIT_S)
 
@@ -326,9 +352,6 @@ class _Loop:
             of_lane = highest.setdefault(self._stream.lane_of(origin), {})
             of_lane[policy] = max(micros, of_lane.get(policy, micros))
         return {lane: min(of_lane.values()) for lane, of_lane in highest.items()}
-
-    def _active(self, passed: Passed) -> Collection[str]:
-        return {self._stream.lane_of(origin) for _, origin in passed.latest}
 
     def _check_balance(self, counts: Mapping[str, int]) -> None:
         """Nothing may vanish: what went in came out, was refused or was filtered. Found out before the checkpoint says that it is done."""
@@ -352,7 +375,7 @@ class _Loop:
                 refused = {what.removeprefix(start): number for what, number in counts.items() if what.startswith(start)}
                 self._gate.add(at, variant.name, counts.get(f"{variant.name}|in", 0), refused)
 
-    def tell(self, state: State, reason: str = "") -> None:
+    def tell(self, state: State, problem: Problem | None = None) -> None:
         held = self._held
         sizes = [sizes for windows in held.carry.values() for sizes in windows.values()]
         self._reporter.update(
@@ -370,7 +393,8 @@ class _Loop:
                 watermark=held.watermark.value,
                 slice_s=self._slice_s,
                 every_s=self._live.slice_us / 1e6,
-                reason=reason,
+                reason="" if problem is None else problem.code,
+                problem=problem,
             )
         )
 
@@ -426,4 +450,6 @@ def _due(
                 together = f"domain {variant.plan.domain} {gathering.rule}" if gathering.released else f"variant {variant.name}"
                 # What is decided on as a whole has one pane, whatever the slices were: a second one would be noticed as a conflict.
                 groups.setdefault((start, together, 0 if gathering.released else pane), []).append(variant.name)
-    return [Due(start, one, tuple(folder.carry(name, start) for name in sorted(names))) for (start, _, one), names in sorted(groups.items())]
+    return [
+        Due(start, one, tuple(folder.carry(name, start) for name in sorted(names))) for (start, _, one), names in sorted(groups.items())
+    ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import apache_beam as beam
 import pyarrow as pa
 
 from eventveil.pipeline.assemble import AssembleParts

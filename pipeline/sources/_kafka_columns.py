@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from eventveil.transforms.columns import Column
 
-__all__ = ["COLUMNS", "header_bytes"]
+__all__ = ["columns_of"]
 
 Headers: TypeAlias = "list[tuple[str, bytes | None]] | None"
 
@@ -24,11 +24,6 @@ class _Source(NamedTuple):
 
     of: Callable[[Any], Any]
     column: Callable[[Sequence[Any]], Column]
-
-
-def header_bytes(headers: Headers) -> int:
-    """Bytes of names and values."""
-    return sum(len(name) + len(value or b"") for name, value in headers or ())
 
 
 def _headers_of(message: ck.Message) -> Headers:
@@ -69,7 +64,7 @@ def _appended(told: Sequence[tuple[int, int]]) -> Column:
     return _times(told, (ck.TIMESTAMP_LOG_APPEND_TIME,))
 
 
-COLUMNS = {
+_COLUMNS = {
     "value": _Source(ck.Message.value, lambda told: pa.array(told, pa.binary())),
     "position": _Source(ck.Message.offset, lambda told: pa.array(told, pa.int64())),
     "key": _Source(ck.Message.key, lambda told: pa.array(told, pa.binary())),
@@ -78,3 +73,8 @@ COLUMNS = {
     "time": _Source(ck.Message.timestamp, _time),
     "appended": _Source(ck.Message.timestamp, _appended),
 }
+
+
+def columns_of(messages: list[ck.Message], names: Sequence[str]) -> pa.RecordBatch:
+    """Messages, none of them an error, as the raw columns of these names."""
+    return pa.RecordBatch.from_arrays([_COLUMNS[name].column(list(map(_COLUMNS[name].of, messages))) for name in names], list(names))

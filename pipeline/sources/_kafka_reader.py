@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any, TypeAlias
@@ -17,9 +17,10 @@ from typing import Any, TypeAlias
 import confluent_kafka as ck
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from eventveil.pipeline.sources._kafka_client import AT_ONCE, Cluster, Connection, explain
-from eventveil.pipeline.sources._kafka_columns import COLUMNS, header_bytes
+from eventveil.pipeline.sources._kafka_columns import columns_of
 from eventveil.pipeline.sources._parts import BATCH_ROWS
 from eventveil.schemas.errors import EventveilError, Problem, StorageError
 
@@ -34,11 +35,9 @@ _BYTES_AT_ONCE = 16 << 20
 _HELD_BYTES = 64 << 20
 _WAIT_S = 0.1
 _PATIENCE_S = 60.0
-_MESSAGE_COST = 100
-"""Bytes that a message takes while it is held, beside its own."""
 
 
-_offset: Any = ck.Message.offset  # null of no message that was received
+_joined: Any = pa.concat_batches  # type: ignore[attr-defined]  # the stubs do not know it
 
 
 class _Held:
@@ -46,57 +45,80 @@ class _Held:
 
     Attributes:
         position: the next offset to hand out. fetched: below it everything was received, or is known not to be there.
-        bytes: what the lists hold, in bytes.
         at_end: nothing was there behind `fetched`, when last asked. heard: when a message came last, on this machine's clock.
     """
 
-    __slots__ = ("at_end", "bytes", "fetched", "heard", "lists", "paused", "position", "sizes")
+    __slots__ = ("_chunks", "_rows", "at_end", "bytes", "fetched", "heard", "paused", "position")
 
-    def __init__(self, position: int, names: tuple[str, ...]) -> None:
+    def __init__(self, position: int) -> None:
         self.position = self.fetched = position
-        self.lists: dict[str, list[Any]] = {name: [] for name in names}
-        self.sizes: list[int] = []
-        self.bytes = 0
+        self.bytes = self._rows = 0
         self.paused = self.at_end = False
         self.heard = time.monotonic()
+        self._chunks: deque[pa.RecordBatch] = deque()
 
-    def add(self, messages: list[Any]) -> int:
-        """Take messages in, in the order of their offsets; returns the bytes they hold."""
-        offsets = list(map(_offset, messages))
-        if offsets[0] < self.fetched:
+    def add(self, chunk: pa.RecordBatch) -> None:
+        """Take messages in, in the order of their offsets."""
+        positions = chunk.column("position")
+        if positions[0].as_py() < self.fetched:
             raise EventveilError.of("EV901", "the kafka client went back to what it had given")
-        before = self.bytes
-        sizes = list(map(len, messages))  # of the value
-        for name, column in self.lists.items():
-            found = offsets if name == "position" else list(map(COLUMNS[name].of, messages))
-            column += found
-            if name == "key":
-                sizes = [size + len(key or b"") for size, key in zip(sizes, found, strict=True)]
-            elif name == "headers":
-                sizes = [size + header_bytes(headers) for size, headers in zip(sizes, found, strict=True)]
-        self.sizes += sizes
-        self.bytes += sum(sizes) + _MESSAGE_COST * len(sizes)
-        self.fetched = offsets[-1] + 1
+        self._chunks.append(chunk)
+        self.bytes += chunk.nbytes
+        self._rows += chunk.num_rows
+        self.fetched = positions[-1].as_py() + 1
         self.at_end, self.heard = False, time.monotonic()
-        return self.bytes - before
 
-    def rows_for(self, end: int, batch_bytes: int) -> int:
-        """How many rows make the next batch; 0 while one may still grow."""
-        rows = bisect_left(self.lists["position"], end)
-        within = np.cumsum(self.sizes[: min(rows, BATCH_ROWS)])
-        fitting = int(np.searchsorted(within, batch_bytes, "right"))
-        if fitting < len(within):
-            return max(fitting, 1)
-        return fitting if fitting == BATCH_ROWS or self.fetched >= end else 0
+    def next_batch(self, end: int, batch_bytes: int) -> pa.RecordBatch | None:
+        """The next batch of what lies before `end`; None while it may still grow, and where nothing is left."""
+        if self.fetched < end and self._rows < BATCH_ROWS and self.bytes < batch_bytes:
+            return None
+        taken: list[pa.RecordBatch] = []
+        rows = size = 0
+        while self._chunks:
+            chunk = self._chunks[0]
+            before = _rows_before(chunk, end)
+            fitting = min(before, BATCH_ROWS - rows, _rows_within(chunk, batch_bytes - size))
+            if not fitting and (taken or not before):
+                break
+            # One that is larger than a batch is a batch.
+            taken.append(self._take(max(fitting, 1)))
+            rows, size = rows + taken[-1].num_rows, size + taken[-1].nbytes
+            if taken[-1].num_rows < chunk.num_rows:
+                break
+        return _joined(taken) if taken else None
 
-    def take(self, rows: int) -> tuple[pa.RecordBatch, int]:
-        """The first rows as a batch, and the bytes that are no longer held."""
-        arrays = [COLUMNS[name].column(column[:rows]) for name, column in self.lists.items()]
-        released = sum(self.sizes[:rows]) + _MESSAGE_COST * rows
-        for column in (*self.lists.values(), self.sizes):
-            del column[:rows]
-        self.bytes -= released
-        return pa.RecordBatch.from_arrays(arrays, list(self.lists)), released
+    @property
+    def first(self) -> int:
+        """The offset of what is handed out next, as far as it is known."""
+        return int(self._chunks[0].column("position")[0].as_py()) if self._chunks else self.fetched
+
+    def _take(self, rows: int) -> pa.RecordBatch:
+        chunk = self._chunks.popleft()
+        rest = chunk.slice(rows)
+        if rest.num_rows:
+            self._chunks.appendleft(rest)
+        self.bytes += rest.nbytes - chunk.nbytes
+        self._rows -= rows
+        return chunk.slice(0, rows)
+
+
+def _rows_before(chunk: pa.RecordBatch, end: int) -> int:
+    positions = chunk.column("position")
+    if positions[-1].as_py() < end:
+        return chunk.num_rows
+    return int(np.searchsorted(positions.to_numpy(), end))
+
+
+def _rows_within(chunk: pa.RecordBatch, room: int) -> int:
+    """How many of the first rows have so many bytes; whatever is neither value nor key counts as the same for all of them."""
+    if chunk.nbytes <= room:
+        return chunk.num_rows
+    sizes = np.zeros(chunk.num_rows, np.int64)
+    for name in {"value", "key"}.intersection(chunk.schema.names):
+        values: Any = chunk.column(name)
+        sizes += pc.binary_length(values).fill_null(0).to_numpy()
+    other = (chunk.nbytes - int(sizes.sum())) / chunk.num_rows
+    return int(np.searchsorted(np.cumsum(sizes + other), room, "right"))
 
 
 class Reader:
@@ -118,7 +140,6 @@ class Reader:
         self._ends: Mapping[Lane, int] = {}
         self._topics: dict[str, int] = {}
         self._by_key: dict[int, _Held] = {}
-        self._bytes = 0
         self._size = 1 << 20  # of a message, by those that came last
 
     def go_to(self, starts: Mapping[Lane, int], ends: Mapping[Lane, int]) -> None:
@@ -129,8 +150,7 @@ class Reader:
         if fits and (ends or not others):
             return
         positions = {**(others if ends else {}), **starts}
-        self._held = {lane: _Held(position, self._names) for lane, position in positions.items()}
-        self._bytes = 0
+        self._held = {lane: _Held(position) for lane, position in positions.items()}
         self._topics = {topic: number for number, topic in enumerate(sorted({topic for topic, _ in positions}))}
         self._by_key = {self._topics[topic] << 32 | partition: held for (topic, partition), held in self._held.items()}
         # All of them anew: what the client had fetched goes with the old assignment, and nothing of it can come through.
@@ -147,9 +167,7 @@ class Reader:
             self._resume([lane])
         before, since = held.fetched, time.monotonic()
         while True:
-            if rows := held.rows_for(end, batch_bytes):
-                batch, released = held.take(rows)
-                self._bytes -= released
+            if (batch := held.next_batch(end, batch_bytes)) is not None:
                 self.bytes_of[lane[0]] = self.bytes_of.get(lane[0], 0) + batch.column("value").nbytes
                 yield batch
                 before, since = held.fetched, time.monotonic()
@@ -169,16 +187,13 @@ class Reader:
         For a stream without slices: `go_to` was told no ends.
         """
         until = time.monotonic() + seconds
-        while self._bytes < batch_bytes and time.monotonic() < until:
-            before = self._bytes
+        while (before := self._bytes) < batch_bytes and time.monotonic() < until:
             self._pull(None)
             if self._bytes == before:
                 break
         for lane, held in self._held.items():
-            while rows := held.rows_for(held.fetched, batch_bytes):
-                batch, released = held.take(rows)
-                self._bytes -= released
-                held.position = held.lists["position"][0] if held.sizes else held.fetched
+            while (batch := held.next_batch(held.fetched, batch_bytes)) is not None:
+                held.position = held.first
                 yield lane, held.position, batch
             if held.position < held.fetched:
                 held.position = held.fetched
@@ -192,6 +207,10 @@ class Reader:
     def close(self) -> None:
         self._consumer.close()
 
+    @property
+    def _bytes(self) -> int:
+        return sum(held.bytes for held in self._held.values())
+
     def _pull(self, current: Lane | None) -> None:
         """Take in what the client has: of `current`, and of the others while there is room."""
         if self._bytes > _HELD_BYTES:
@@ -201,8 +220,8 @@ class Reader:
         missing = sum(max(0, end - self._held[lane].fetched) for lane, end in self._ends.items() if not self._held[lane].paused)
         wanted = missing if self._ends else _MESSAGES_AT_ONCE
         messages = self._consumer.consume(max(1, min(wanted, _MESSAGES_AT_ONCE, _BYTES_AT_ONCE // self._size)), _WAIT_S)
-        errors = list(map(ck.Message.error, messages))
-        if any(errors):  # never compared with None: the client's errors cannot take that
+        if any(map(ck.Message.error, messages)):
+            errors = list(map(ck.Message.error, messages))  # never compared with None: the client's errors cannot take that
             self._receive([message for message, error in zip(messages, errors, strict=True) if error is None])
             # Behind the messages: the end of a partition is told after what comes before it.
             for message, error in zip(messages, errors, strict=True):
@@ -218,10 +237,13 @@ class Reader:
         keys = np.fromiter(map(ck.Message.partition, messages), np.int64, len(messages))
         if len(self._topics) > 1:
             keys |= np.fromiter((self._topics[str(message.topic())] for message in messages), np.int64, len(messages)) << 32
-        before = self._bytes
+        size = 0
         for first, last in pairwise([0, *(np.flatnonzero(np.diff(keys)) + 1).tolist(), len(messages)]):
-            self._bytes += self._by_key[int(keys[first])].add(messages[first:last])
-        self._size = max(1, (self._bytes - before) // len(messages))
+            # Turned into columns at once: their own memory is still warm, and free again before the next ones come.
+            chunk = columns_of(messages[first:last], self._names)
+            self._by_key[int(keys[first])].add(chunk)
+            size += chunk.nbytes
+        self._size = max(1, size // len(messages))
 
     def _hear(self, message: ck.Message, error: ck.KafkaError) -> None:
         """An error in the place of a message: the end of a partition among them."""

@@ -194,9 +194,20 @@ def _belongs(path: str, format: str | None) -> bool:
 def _distinct(paths: Iterable[str]) -> list[str]:
     """Sorted, and each file once, also where two names lead to it. ``./a//b`` is a/b: the path names the output part."""
     found: dict[str, str] = {}
+    folders: dict[str, str] = {}
     for path in sorted(set(paths)):
-        real, plain = os.path.realpath(path), os.path.normpath(path)
+        real, plain = _real(path, folders), os.path.normpath(path)
         # Behind a symbolic link, ``..`` is not what it seems.
-        name = plain if os.path.realpath(plain) == real else path
+        name = plain if _real(plain, folders) == real else path
         found[real] = min(name, found.get(real, name))
     return sorted(found.values())
+
+
+def _real(path: str, folders: dict[str, str]) -> str:
+    """As os.path.realpath, which looks at every folder above: once per folder, as a watched one is looked at every second."""
+    folder, name = os.path.split(path)
+    if name in ("", ".", "..") or os.path.islink(path):
+        return os.path.realpath(path)
+    if folder not in folders:
+        folders[folder] = os.path.realpath(folder)
+    return os.path.join(folders[folder], name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import apache_beam as beam
 import pyarrow as pa
 
 from eventveil.pipeline.report.meter import METER

@@ -87,7 +87,7 @@ def typed(folder: Path, name: str, kind: str, schema: str, fields: Sequence[str]
     return folder / f"{name}.yaml"
 
 
-def graph(folder: Path, policies: Sequence[Path], files: int = 1) -> Graph:
+def graph(folder: Path, policies: Sequence[Path], files: int = 1, *, spread: bool = True) -> Graph:
     """The job of these policies, built but not run."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(files):
@@ -106,7 +106,7 @@ def graph(folder: Path, policies: Sequence[Path], files: int = 1) -> Graph:
     }
     root = beam.Pipeline("FnApiRunner", options=PipelineOptions(flags=[]))
     ready = prepare(parse_job(json.dumps(job), str(folder / "job.yaml")))
-    build(root, ready, Work(ready.ranges))
+    build(root, ready, Work(ready.ranges, spread=spread))
     return Graph(*root.to_runner_api(return_context=True))
 
 
@@ -134,6 +134,13 @@ def test_labels_do_not_depend_on_input_or_paths(graphs: Mapping[str, Graph], tmp
     again = graph(tmp_path / "elsewhere", RETAIL, files=7)
 
     assert list(graphs["two variants"].lines()) == list(again.lines())
+
+
+def test_one_thread_has_nothing_to_spread(graphs: Mapping[str, Graph], tmp_path: Path) -> None:
+    alone = graph(tmp_path / "alone", RETAIL, spread=False)
+
+    assert [name for name in graphs["two variants"].top if name != "SpreadRanges"] == alone.top
+    assert not GROUPS & {one.spec.urn for one in alone.transforms}
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

@@ -163,7 +163,7 @@ class Running(threading.Thread):
     def run(self) -> None:
         try:
             self.counted = self._folder.run(self._drain, False, **self._entries)
-        except BaseException as error:  # noqa: BLE001 - the test looks at it
+        except BaseException as error:
             self.error = error
 
     def stop(self) -> None:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import fastavro
-import pyarrow.parquet as pq
 import pytest
 from confluent_kafka import Producer
 
@@ -30,6 +29,8 @@ from eventveil.schemas.job import load_job
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SHIPPING, RETAIL = EXAMPLES / "shipping_order", EXAMPLES / "online_retail"
 PARTITIONS = 4
+# Messages of 2014 would be gone in five minutes.
+FOR_EVER = {"retention_ms": "-1"}
 
 _live = runpy.run_path(str(Path(__file__).with_name("live_desk.py")))
 eventually, files_of = _live["eventually"], _live["files_of"]
@@ -199,7 +200,7 @@ class Live:
         self.desk.finish(self.write(2))
         # What a recipient has read is not taken back.
         assert before.items() <= {path: path.read_bytes() for path in files_of(self.desk.folder / "out")}.items()
-        assert not [path for path in self.desk.folder.rglob(".eventveil-*")]
+        assert not list(self.desk.folder.rglob(".eventveil-*"))
 
 
 def copied(example: Path, desk: Any) -> Path:
@@ -221,7 +222,7 @@ def of_customer(policy: Path, name: str) -> None:
 
 class TestShippingOrders:
     def test_live_is_batch(self, desk: Any, new_topic: Callable[..., str], kafka: str, arrivals: Callable[..., Arrivals]) -> None:
-        source, target = new_topic(PARTITIONS), new_topic(2)
+        source, target = new_topic(PARTITIONS), new_topic(2, **FOR_EVER)
         home, out = copied(SHIPPING, desk), desk.folder / "out"
         of_customer(home / "policy.yaml", "ebay.yaml")
         policies = [
@@ -297,7 +298,7 @@ class TestOnlineRetail:
         arrivals: Callable[..., Arrivals],
     ) -> None:
         orders = read()
-        source, target = new_topic(PARTITIONS), new_topic(3)
+        source, target = new_topic(PARTITIONS), new_topic(3, **FOR_EVER)
         home, out = copied(RETAIL, desk), desk.folder / "out"
         policies = [{"name": name, "policy": str(home / f"{name}.yaml")} for name in ("marketing", "logistics")]
         to_files = {"uri": str(out / files), "format": "parquet", "partition_by": "window"}
@@ -334,7 +335,7 @@ class TestRegisteredAvro:
         from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
         from confluent_kafka.serialization import MessageField, SerializationContext
 
-        source, target = new_topic(PARTITIONS), new_topic(2)
+        source, target = new_topic(PARTITIONS), new_topic(2, **FOR_EVER)
         home, out = copied(SHIPPING, desk), desk.folder / "out"
         client = SchemaRegistryClient({"url": registry})
         place = SerializationContext(source, MessageField.VALUE)

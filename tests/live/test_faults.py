@@ -72,6 +72,7 @@ class Load(threading.Thread):
 
     Attributes:
         good, malformed, filtered: the numbers sent so far. closing: of events that come later than all others, so that their windows close.
+        in_time: of events that nothing in their partition is ahead of.
     """
 
     def __init__(self, kafka: str, topic: str, seed: int, *, first: int = 0, partitions: int = 4) -> None:
@@ -85,6 +86,7 @@ class Load(threading.Thread):
         self.malformed: set[int] = set()
         self.filtered: set[int] = set()
         self.closing: set[int] = set()
+        self.in_time: set[int] = set()
         self._random = random.Random(seed)
         self._over = threading.Event()
         self._first = self.next = first
@@ -113,6 +115,8 @@ class Load(threading.Thread):
         behind = 0.0 if self.all_good else 60.0 if dice < 0.02 else self._random.uniform(0, 2) if dice < 0.2 else 0.0
         kind = "good" if self.all_good else self._random.choices(("good", "malformed", "filtered"), (94, 2, 4))[0]
         getattr(self, kind).add(n)
+        if not behind:
+            self.in_time.add(n)
         self._send(n, -behind, kind)
 
     def _send(self, n: int, ahead: float, kind: str = "good") -> None:
@@ -155,15 +159,19 @@ class Watcher(threading.Thread):
         super().__init__(daemon=True)
         self.place = place
         self.seen: dict[Path, tuple[str, int]] = {}
-        self.is_looking = True
         self.watermarks: list[tuple[int, int]] = []
+        self.looking = threading.Lock()  # whoever holds it may move what is looked at
+        self._failed: BaseException | None = None
         self._over = threading.Event()
 
     def run(self) -> None:
-        while not self._over.is_set():
-            if self.is_looking:
-                self.look()
-            time.sleep(0.05)
+        try:
+            while not self._over.is_set():
+                with self.looking:
+                    self.look()
+                time.sleep(0.05)
+        except BaseException as error:
+            self._failed = error
 
     def look(self) -> None:
         for path in self.place.published():
@@ -180,6 +188,7 @@ class Watcher(threading.Thread):
 
     def end(self) -> None:
         self.stop()
+        assert self._failed is None, self._failed
         self.look()
         assert {path: _print_of(path) for path in self.seen if path.exists()} == self.seen, "what was published has changed"
         for values in zip(*self.watermarks):
@@ -313,9 +322,8 @@ class Place:
 
     def content(self) -> dict[str, bytes]:
         """The files of the checkpoint."""
-        return {
-            str(path.relative_to(self.state)): path.read_bytes() for path in self.state.rglob("*") if path.is_file() and path.name != "lock"
-        }
+        files = [path for path in self.state.rglob("*") if path.is_file() and path.name != "lock"]
+        return {str(path.relative_to(self.state)): path.read_bytes() for path in files}
 
     def letters(self) -> list[tuple[dict[str, Any], bytes]]:
         private = load_private(self.folder / "custodian.key")
@@ -349,7 +357,7 @@ class Place:
         for head, event in letters:
             refused[head["code"], head["policy"]][int(event.split(b",")[0].split(b":")[1])] += 1
         assert all(count == 1 for numbers in refused.values() for count in numbers.values()), "a letter stands twice"
-        assert {code for code, _ in refused} <= {"EV501", "EV518"}
+        assert {code for code, _ in refused} <= {"EV501", "EV518"}, "an event was refused that is as it should be"
         held = self.checkpoint()
         assert held is not None
         for variant in self.variants:
@@ -586,14 +594,13 @@ class TestNoRoom:
         files.begin()
         run = files.start()
         eventually(lambda: list(out.glob("part-*")))
-        files.watcher.is_looking = False
-        out.rename(aside)
-        out.write_text("mine")
-        failed(run, "EV404")
-        assert out.read_text() == "mine"
-        out.unlink()
-        aside.rename(out)
-        files.watcher.is_looking = True
+        with files.watcher.looking:
+            out.rename(aside)
+            out.write_text("mine")
+            failed(run, "EV404")
+            assert out.read_text() == "mine"
+            out.unlink()
+            aside.rename(out)
         files.check_whole()
         files.load.close_windows()
         files.finish()

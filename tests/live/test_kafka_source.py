@@ -147,7 +147,7 @@ class TestReading:
         for piece in stream.ranges(before, before | {"positions": dict.fromkeys(before["positions"], 2500)}):
             for batch in read_topic(piece, batch_bytes=5000):
                 batches.append(batch)
-                most = max(most, *(sum(one.bytes for one in reader._held.values()) for reader in live_readers()))
+                most = max(most, *(reader._bytes for reader in live_readers()))
 
         assert {f"{topic}/{number}": list(enumerate(numbered(2500))) for number in range(4)} == rows_of(batches)
         assert most < held + 200 * 150 + 50_000

@@ -32,8 +32,8 @@ class Step(beam.DoFn):
                 setattr(cls, f"_inspect_{name}", staticmethod(functools.partial(_parameters, cls, name)))
 
 
-@functools.lru_cache(maxsize=None)
-def _parameters(cls: type[Step], name: str) -> tuple[list[str], list[Any]]:
+@functools.cache
+def _parameters(cls: Any, name: str) -> tuple[list[str], list[Any]]:
     """Names and defaults of a method's parameters, as Beam would find them."""
     method = getattr(cls, name)
     if isinstance(method, FunctionType) and not isinstance(inspect.getattr_static(cls, name), staticmethod):

@@ -9,6 +9,7 @@ import gzip
 import json
 import os
 import re
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,12 +24,22 @@ from eventveil.pipeline.cli.run import run_job
 from eventveil.pipeline.dead_letters.open import open_letter
 from eventveil.pipeline.dead_letters.store import LetterFolder, list_letters
 from eventveil.pipeline.prepare import job_of_flags, policies_of, prepare
+from eventveil.pipeline.report.reporter import Reporter
+from eventveil.pipeline.report.server import Address
+from eventveil.pipeline.runners import slices
+from eventveil.pipeline.runners.local import run
+from eventveil.pipeline.runners.slices import Drain
+from eventveil.pipeline.sinks._registry import register
 from eventveil.pipeline.sinks.files import FolderSink
+from eventveil.pipeline.sinks.topic import TopicSink
+from eventveil.pipeline.sources import kafka
 from eventveil.pipeline.sources.files import Range, list_ranges, read_range
+from eventveil.pipeline.sources.kafka import Cluster, KafkaStream
+from eventveil.pipeline.sources.watch import WatchedFolders
 from eventveil.schemas.durations import Duration
 from eventveil.schemas.errors import CODES, EventveilError
 from eventveil.schemas.events.avro import parse_avro
-from eventveil.schemas.job import load_job
+from eventveil.schemas.job import RegistryDoc, load_job
 from eventveil.transforms.batch import Part, refused_batch, with_part
 from eventveil.transforms.beam.guard import internal_error
 from eventveil.transforms.decode.parquet_rows import ColumnsDecoder
@@ -366,6 +377,100 @@ def ev411_older_checkpoint() -> None:
     checkpoint()
 
 
+def closed_port() -> str:
+    """An address of this machine where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def ev412_removed() -> None:
+    stream = WatchedFolders(["in.jsonl"], None, 1 << 20, None)
+    os.utime("in.jsonl", (0, 0))
+    after = stream.next(stream.begin(False), 1 << 20)
+    assert after is not None
+    os.remove("in.jsonl")
+    stream.ranges(stream.begin(False), after)
+
+
+def ev402_changed_after_it_was_read() -> None:
+    stream = WatchedFolders(["in.jsonl"], None, 1 << 20, None)
+    os.utime("in.jsonl", (0, 0))
+    after = stream.next(stream.begin(False), 1 << 20)
+    assert after is not None
+    Path("in.jsonl").write_bytes(b"{}")
+    stream.next(after, 1 << 20)
+
+
+def ev413_no_broker() -> None:
+    with pytest.MonkeyPatch.context() as patience:
+        patience.setattr(kafka, "_LOOK_S", 0.1)
+        patience.setattr(kafka, "_ANSWER_S", 0.3)
+        KafkaStream(Cluster(closed_port()), ("orders",), "visits").begin(False)
+
+
+def ev413_setting() -> None:
+    KafkaStream(Cluster(closed_port(), (("fetch.min.bytes", "many"),)), ("orders",), "visits")
+
+
+def ev414_no_registry() -> None:
+    register(RegistryDoc(f"http://{closed_port()}", (("max.retries", "0"),)), "orders-value", SCHEMA)
+
+
+def ev414_setting() -> None:
+    register(RegistryDoc(f"http://{closed_port()}", (("max.retires", "0"),)), "orders-value", SCHEMA)
+
+
+def ev415_no_broker() -> None:
+    topic().find_topic(0.3)
+
+
+def ev415_setting() -> None:
+    topic(("linger.ms", "soon")).find_topic(0.3)
+
+
+def topic(*settings: tuple[str, str]) -> TopicSink:
+    return TopicSink(Cluster(closed_port(), settings), "orders", pa.schema([pa.field("a", pa.int64())]), "research", {})
+
+
+def ev416_another_content() -> None:
+    visits(2)
+    roll()
+    visits(3)
+    roll()
+
+
+def visits(number: int) -> None:
+    lines = ({"id": str(n), "at": "2024-05-06T12:00:00Z", "who": f"person {n}"} for n in range(number))
+    Path("in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def roll(**changed: object) -> None:
+    run(prepare(job_of_flags(flags(roll="1h", **changed))), 1)
+
+
+def ev417_in_use() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, Reporter("visits", metrics=Address(*server.getsockname())):
+        pass
+
+
+def ev602_refused() -> None:
+    Path("in.jsonl").write_text("no event\n" * 100)
+    os.utime("in.jsonl", (0, 0))
+    job = prepare(job_of_flags(flags(watch=True, checkpoint="state", dead_letters="refused", custodian="custodian.pub", allow_loss=None)))
+    with Reporter("visits", quiet=True, log_json=True) as reporter:
+        slices.run(job, 1, Drain(), reporter, until_caught_up=True)
+
+
+def ev603_too_large() -> None:
+    visits(200)
+    Path("policy.yaml").write_text(POLICY.replace("who: drop", "who: {renumber: {scope: window}}"))
+    variant = "{policy: policy.yaml, output: {uri: out}}"
+    Path("job.yaml").write_text(
+        f"job: visits\ninput: {{uri: in.jsonl}}\nvariants: [{variant}]\nkeys: keyring.json\nallow_loss: true\nmax_window_bytes: 1024\n"
+    )
+    run(prepare(load_job("job.yaml")), 1)
+
+
 def ev901_internal() -> None:
     try:
         raise ValueError("a value of an event")
@@ -402,10 +507,13 @@ def test_the_text_is_exactly_this(name: str, folder: Path) -> None:
     # Keys are random, and so are their names; the folder is the test's.
     text = re.sub(r"'[0-9a-f]{16}'", "'KEY'", f"{error}\n".replace(f"{folder}/", "FOLDER/"))
     text = text.replace(f"process {os.getpid()} ", "process PID ")
+    text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT", text)
+    # Whether a refused connection or the end of our patience is seen first.
+    text = re.sub(r"\(_(TIMED_OUT|ALL_BROKERS_DOWN)\)", "(_TRANSPORT)", text)
 
     assert (HERE / f"{name}.txt").read_text("utf-8") == text
     assert {name[:5]} == {problem.code for problem in error.problems}
-    assert {"1": 2, "2": 2, "3": 3, "4": 4, "9": 70}[name[2]] == error.exit_code
+    assert {"1": 2, "2": 2, "3": 3, "4": 4, "6": 1, "9": 70}[name[2]] == error.exit_code
 
 
 def test_a_job_that_is_right_starts(folder: Path) -> None:

@@ -172,6 +172,22 @@ class TestWaiting:
         ended = {"level": "info", "event": "resumed", "job": "live", "after_s": 135.0}
         assert [ended] == told.after(15, replace(START, state="running"))
 
+    def test_says_what_is_away_where_and_what_to_do(self, told: Told) -> None:
+        problem = Problem("kafka://broker:9092/orders", 0, "EV413", "the stream cannot be reached just now", "check the address")
+        told.after(0, START)
+
+        (line,) = told.after(1, replace(START, state="waiting", reason="EV413", problem=problem))
+
+        expected = {"code": "EV413", "fact": problem.fact, "remedy": problem.remedy, "file": problem.file}
+        assert expected == {name: line[name] for name in expected}
+
+    @pytest.mark.parametrize("state", ["draining", "stopped"])
+    def test_that_ends_because_the_job_does_is_not_over(self, told: Told, state: State) -> None:
+        told.after(0, START)
+        told.after(1, replace(START, state="waiting", reason="EV413"))
+
+        assert "resumed" not in events(told.after(1, replace(START, state=state)))
+
     def test_another_reason_is_told_at_once(self, told: Told) -> None:
         told.after(0, START)
         told.after(1, replace(START, state="waiting", reason="EV413"))

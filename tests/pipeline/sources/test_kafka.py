@@ -9,7 +9,7 @@ import pytest
 
 from eventveil.pipeline.sources import kafka as source
 from eventveil.pipeline.sources._kafka_client import Connection, explain
-from eventveil.pipeline.sources._kafka_columns import COLUMNS, header_bytes
+from eventveil.pipeline.sources._kafka_columns import columns_of
 from eventveil.pipeline.sources._kafka_reader import gone, lane_named, name_of
 from eventveil.pipeline.sources.kafka import Cluster, KafkaStream, TopicRange
 from eventveil.pipeline.sources.stream import Unreachable
@@ -154,16 +154,35 @@ class TestErrors:
 class TestHeaders:
     def test_one_that_is_not_text_makes_them_all_unknown(self) -> None:
         class Message:
+            def __init__(self, headers: Any) -> None:
+                self._headers = headers
+
             def headers(self) -> Any:
-                raise SystemError("returned a result with an exception set")
+                if isinstance(self._headers, Exception):
+                    raise self._headers
+                return self._headers
 
-        assert COLUMNS["headers"].of(Message()) is None
-        column = COLUMNS["headers"].column([None, [], [("a", b"1"), ("b", None)]])
-        assert [None, [], [{"name": "a", "value": b"1"}, {"name": "b", "value": None}]] == column.to_pylist()
+        told: list[Any] = [SystemError("returned a result with an exception set"), None, [("a", b"1"), ("b", None)]]
 
-    def test_are_weighed(self) -> None:
-        assert 6 == header_bytes([("name", b"12"), ("", None)])
-        assert 0 == header_bytes(None)
+        batch = columns_of([Message(one) for one in told], ["headers"])  # type: ignore[misc]
+
+        assert [None, [], [{"name": "a", "value": b"1"}, {"name": "b", "value": None}]] == batch["headers"].to_pylist()
+
+
+class TestTimes:
+    @pytest.mark.parametrize(
+        ("told", "appended"),
+        [
+            ([(1, 7), (1, 8)], [None, None]),
+            ([(2, 7), (1, 8), (0, 0)], [7_000, None, None]),
+            ([], []),
+        ],
+    )
+    def test_only_the_brokers_own_say_when_an_event_was_taken(self, told: list[tuple[int, int]], appended: list[int | None]) -> None:
+        found = COLUMNS["appended"].column(told)
+
+        assert pa.timestamp("us", "UTC") == found.type
+        assert appended == found.cast(pa.int64()).to_pylist()
 
 
 def test_errors_of_ours_are_of_one_tree() -> None:

@@ -16,6 +16,8 @@ from eventveil.schemas.errors import EventveilError
 
 MUCH = 1 << 30
 
+Taken = list[tuple[str, int, int | None]]
+
 
 @pytest.fixture
 def inbox(tmp_path: Path) -> Path:
@@ -39,11 +41,13 @@ def watching(*patterns: object, **changed: Any) -> WatchedFolders:
     return WatchedFolders([str(one) for one in patterns], **{"format": None, "part_bytes": 100, "compression": None, **changed})
 
 
-def names(stream: WatchedFolders, before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, int, int | None]]:
+def names(stream: WatchedFolders, before: dict[str, Any], after: dict[str, Any]) -> Taken:
     return [(Path(piece.path).name, piece.start, piece.end) for piece in stream.ranges(before, after)]
 
 
-def taken(stream: WatchedFolders, before: dict[str, Any], most_bytes: int = MUCH) -> tuple[dict[str, Any], list[tuple[str, int, int | None]]]:
+def taken(
+    stream: WatchedFolders, before: dict[str, Any], most_bytes: int = MUCH
+) -> tuple[dict[str, Any], Taken]:
     after = stream.next(before, most_bytes)
     assert after is not None
     return after, names(stream, before, after)

@@ -95,6 +95,20 @@ def test_what_a_checkpoint_keeps_goes_on_the_same_way() -> None:
     assert [read(watermark, **step) for step in steps] == [read(kept, **step) for step in steps]  # type: ignore[arg-type]
 
 
+def test_what_was_acted_on_holds_for_a_checkpoint_that_is_older() -> None:
+    watermark = Watermark()
+    read(watermark, now=100, a=50, b=40)
+    kept = Watermark.from_json(json.loads(json.dumps(watermark.as_json())))
+    acted_on = read(watermark, now=160, idle=LANES)
+
+    kept.raise_to(acted_on)
+    kept.raise_to(None)
+    kept.raise_to(45)
+
+    assert kept.value == acted_on
+    assert read(kept, now=161, a=51, b=51) == acted_on
+
+
 @pytest.mark.parametrize("times", [{"a": -5, "b": -7}, {"a": 0, "b": 0}], ids=["before 1970", "at its beginning"])
 def test_any_time_is_a_time(times: dict[str, int]) -> None:
     assert read(Watermark(), **times) == min(times.values())

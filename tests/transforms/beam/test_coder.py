@@ -122,3 +122,12 @@ print(coder.decode(base64.b64decode({batch!r})).to_pylist())
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 
         assert str(BATCHES["nested"].to_pylist()) == done.stdout.strip(), done.stderr
+
+
+def test_a_size_is_told_without_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(RecordBatchCoder, "encode")
+    batch = BATCHES["scalars"]
+
+    # Of a slice what it has, not what its buffers hold.
+    assert batch.nbytes == CODER.estimate_size(batch)
+    assert CODER.estimate_size(batch.slice(1, 1)) < batch.nbytes
