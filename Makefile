@@ -41,7 +41,7 @@ test: build/stamps/tested-$(TAG)  ## the whole test suite, in an environment of 
 faults: build/stamps/tested-$(TAG)  ## kill, stop and restart what takes part in a live job, with five seeds
 	EVENTVEIL_TESTS_INSTALLED=1 EVENTVEIL_SEEDS=$(SEEDS) $(TESTED)/pytest -p no:cacheprovider -m faults $(ARGS)
 
-soak: build/stamps/dev  ## a live job under load for minutes: events/s, memory, CPU, how late windows come
+soak: build/stamps/dev  ## a live job under load for 30 minutes: does anything grow, is anything lost?
 	$(DEV)/python bench/soak.py $(ARGS)
 
 check: build/stamps/dev  ## lint, format, types, and whether the generated documents are up to date
@@ -53,7 +53,7 @@ check: build/stamps/dev  ## lint, format, types, and whether the generated docum
 docs: build/stamps/dev  ## write the generated references under docs/
 	$(DEV)/python docs/generate.py
 
-bench: build/stamps/dev  ## a million orders through the job, beside the limit and a plain loop: events/s, CPU s, memory
+bench: build/stamps/dev  ## a million orders through the job, from a file and live, beside a plain loop: events/s, CPU s, memory
 	$(DEV)/python bench/run.py $(ARGS)
 
 dist: build/stamps/dist  ## sdist, and the wheel built from it, under dist/

@@ -16,10 +16,14 @@ import subprocess
 import sys
 import time
 from datetime import datetime
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import numpy as np
+from orders import chunk
 from run import HERE, WORK, Cost, job, least, orders, process, script
-from stand import EVENTVEIL, ROOT, LiveJob, kafka, make_topic, median, new_keys, quietly
+from stand import EVENTVEIL, ROOT, LiveJob, kafka, make_topic, median, new_keys
 
 EXAMPLE = ROOT / "examples" / "shipping_order"
 PARTITIONS = 4
@@ -36,7 +40,7 @@ def fill(address: str, topic: str, source: Path) -> None:
     from confluent_kafka import Producer
 
     make_topic(address, topic, PARTITIONS)
-    producer = Producer({"bootstrap.servers": address, "linger.ms": 50, "queue.buffering.max.messages": 1_000_000})
+    producer = Producer({"bootstrap.servers": address, "linger.ms": 50, "log_level": 3, "queue.buffering.max.messages": 1_000_000})
     with source.open("rb", buffering=1 << 20) as lines:
         for number, line in enumerate(lines):
             while True:
@@ -91,7 +95,7 @@ def throughput(address: str, events: int, rounds: int, core: int) -> None:
 def idle(address: str) -> None:
     """CPU of a job that has nothing to do."""
     make_topic(address, "silent", PARTITIONS)
-    produce(address, "silent", "--count", 10).wait()
+    subprocess.run([sys.executable, EXAMPLE / "produce.py", f"kafka://{address}/silent", "--count", "10"], check=True)
     with LiveJob(WORK / "idle", EXAMPLE / "policy.yaml", f"kafka://{address}/silent?group=idle", WORK, "--roll", "2s") as live:
         live.wait_until("nothing to do", lambda figures: figures["eventveil_read_total"] == 10 and not figures["eventveil_open_windows"])
         before, began = live.cpu_s(), time.monotonic()
@@ -105,43 +109,51 @@ def latency(address: str) -> None:
     """From the end of a window to the moment at which all of its files have their names."""
     make_topic(address, "timely", PARTITIONS)
     flags = ["--format", "parquet", "--roll", f"{ROLL_S}s"]
-    with LiveJob(WORK / "latency", EXAMPLE / "policy.yaml", f"kafka://{address}/timely?group=latency", WORK, *flags) as live:
+    with LiveJob(WORK / "latency", HERE / "policy.yaml", f"kafka://{address}/timely?group=latency", WORK, *flags) as live:
         live.wait_until("looking at its topic", lambda figures: "eventveil_lag_events" in figures)
-        producer = produce(address, "timely", "--rate", RATE, "--seconds", LATENCY_S)
-        try:
-            seen = first_seen(live, producer)
-        finally:
-            quietly(producer)
+        producer = get_context("spawn").Process(target=produce_now, args=(address, "timely"), daemon=True)
+        producer.start()
+        seen = first_seen(live, producer)
         live.end()
-    delays = {}
+    delays: dict[str, list[float]] = {}
     for unit in live.units():
-        name = unit["files"][0]["name"]
         end = datetime.fromisoformat(unit["window"].replace("Z", "+00:00")).timestamp() + ROLL_S
-        if name in seen:
-            delays.setdefault(unit["window"], []).append(seen[name] - end)
+        if all(file["name"] in seen for file in unit["files"]):
+            delays.setdefault(unit["window"], []).append(max(seen[file["name"]] for file in unit["files"]) - end)
     told = [min(each) for each in delays.values()]
-    later = sum(len(each) - 1 for each in delays.values())
+    again = sum(len(each) - 1 for each in delays.values())
     print(
         f"windows of {ROLL_S} s at {RATE:,} events/s: {len(told)} published, {median(told):.2f} s after their end (median), "
-        f"{max(told):.2f} s at most; {later} again, with events that came later"
+        f"{max(told):.2f} s at most; {again} once more, with events that came late"
     )
 
 
-def first_seen(live: LiveJob, producer: subprocess.Popen[bytes]) -> dict[str, float]:
+def produce_now(address: str, topic: str) -> None:
+    """RATE orders a second for LATENCY_S seconds, each with the time at which it is written: where the machine is busy, more at once."""
+    from confluent_kafka import Producer
+
+    producer = Producer({"bootstrap.servers": address, "linger.ms": 5})
+    began, number = time.time(), 0
+    while (passed := time.time() - began) < LATENCY_S:
+        size = int(passed * RATE) - number
+        now = np.full(size, round(time.time() * 1000), "datetime64[ms]")
+        for line in chunk(1, number, now, 200_000, 10_000):
+            producer.produce(topic, line[:-1], partition=number % PARTITIONS)
+            number += 1
+        producer.poll(0.02)
+    producer.flush(60)
+
+
+def first_seen(live: LiveJob, producer: BaseProcess) -> dict[str, float]:
     """When each file was first seen under its name, to 20 ms."""
     seen: dict[str, float] = {}
-    while producer.poll() is None:
+    while producer.is_alive():
         now = time.time()
         for name in os.listdir(live.folder / "out") if (live.folder / "out").is_dir() else ():
             if name.startswith("part-"):
                 seen.setdefault(name, now)
         time.sleep(0.02)
     return seen
-
-
-def produce(address: str, topic: str, *arguments: object) -> subprocess.Popen[bytes]:
-    """Orders of the example, with times of now."""
-    return subprocess.Popen([sys.executable, EXAMPLE / "produce.py", f"kafka://{address}/{topic}", *map(str, arguments)])
 
 
 def main() -> None:

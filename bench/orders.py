@@ -46,7 +46,7 @@ def product(number: int) -> str:
     return f"sku-{number * 7919 % 1_000_003:06d}{'abcdef'[number % 6]}"
 
 
-def chunk(seed: int, start: int, times: npt.NDArray[np.int64], emails: int, products: int) -> Iterator[bytes]:
+def chunk(seed: int, start: int, times: npt.NDArray[np.datetime64], emails: int, products: int) -> Iterator[bytes]:
     """The lines of one chunk, the first with number `start`."""
     rng = np.random.default_rng([seed, start])
     size = len(times)
@@ -56,7 +56,7 @@ def chunk(seed: int, start: int, times: npt.NDArray[np.int64], emails: int, prod
     total = int(counts.sum())
     goods, amounts = rng.integers(products, size=total).tolist(), rng.geometric(0.3, size=total).tolist()
     cents = rng.integers(99, 39_999, size=total).tolist()
-    clock = np.datetime_as_string(times.astype("datetime64[s]")).tolist()
+    clock = np.datetime_as_string(times).tolist()
     at = 0
     for row, number in enumerate(counts.tolist()):
         lines = ",".join(
@@ -99,7 +99,7 @@ def write(
     with path.open("wb", buffering=1 << 20) as file:
         for start in range(0, events, CHUNK):
             rows = np.arange(start, min(start + CHUNK, events)) if order is None else order[start : start + CHUNK]
-            times = START + (rows * span / events).astype(np.int64)
+            times = (START + (rows * span / events).astype(np.int64)).astype("datetime64[s]")
             if not malformed:
                 file.writelines(chunk(seed, start, times, emails, products))
                 continue

@@ -2,6 +2,7 @@
 
     make bench                                     # one million orders
     make bench ARGS='--events 200000 --rounds 1'   # a quick look
+    make bench ARGS=--no-live                      # without the live job, which live.py measures where there is Java and Maven
     make bench ARGS=--full                         # also: 1 % malformed, shuffled over 1,440 windows, 0.1 and 10 million, 2 workers, 5 GB
 
 Everything runs on one core (--full: the workers on two), the measurements take turns, and the least of --rounds counts. The cost of
@@ -90,6 +91,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
     parser.add_argument("--full", action="store_true")
+    there = shutil.which("java") is not None and shutil.which("mvn") is not None
+    parser.add_argument("--live", action=argparse.BooleanOptionalAction, default=there, help="measure the live job too (live.py)")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
@@ -137,6 +140,11 @@ def main() -> None:
     show(rows, options.events, "limit: decode alone")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")
+    if options.live:
+        arguments = ["--events", n, "--rounds", str(options.rounds), "--core", str(core)]
+        subprocess.run([sys.executable, HERE / "live.py", *arguments], check=True)
+    else:
+        print("the live job was not measured: it needs a Kafka, and that Java and Maven")
 
 
 if __name__ == "__main__":

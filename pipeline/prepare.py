@@ -21,7 +21,7 @@ from eventveil.pipeline.gathering import Gathering
 from eventveil.pipeline.sinks.files import FolderSink
 from eventveil.pipeline.sources.files import BATCH_BYTES, MAX_EVENT_BYTES, PART_BYTES, Range, list_ranges
 from eventveil.schemas.durations import Duration
-from eventveil.schemas.errors import EventveilError, KeyringError, PolicyError, Problem, SchemaError
+from eventveil.schemas.errors import EventveilError, KeyringError, PolicyError, Problem, SchemaError, StorageError
 from eventveil.schemas.job import Job, RegistryDoc, VariantDoc, parse_job
 from eventveil.schemas.limits import StopWhen
 from eventveil.transforms.compile import load_plan
@@ -209,6 +209,7 @@ def prepare(job: Job) -> ReadyJob:
     part_bytes = job.part_bytes or PART_BYTES
     _check_windows(job, plans)
     _check_types(job, plans)
+    _check_client(job)
     gatherings = [_gathering(job, name, doc, plan) for name, doc, plan in zip(names, job.variants, plans)]
     ranges = [] if job.is_live else list_ranges(job.input.uri, job.input.format, part_bytes, job.input.compression)
     _check_apart(job, [piece.path for piece in ranges] if not job.watch else _roots(job.input.uri))
@@ -326,6 +327,17 @@ def _check_types(job: Job, plans: Sequence[Plan]) -> None:
         raise SchemaError(
             Problem(job.file, job.line_of("input"), "EV220", fact, "tell types by header or topic, or name a schema registry")
         )
+
+
+def _check_client(job: Job) -> None:
+    """The client of Kafka is an extra: who reads and writes files does not have it."""
+    codes = {"EV413": job.input.stream is not None, "EV415": any(doc.output.stream is not None for doc in job.variants)}
+    try:
+        if any(codes.values()):
+            import confluent_kafka  # noqa: F401 - seen here alone, so that it is missed before anything is claimed
+    except ImportError:
+        fact, remedy = "the client for Kafka is not installed", "pip install 'eventveil[kafka]'"
+        raise StorageError(Problem(job.file, 0, code, fact, remedy) for code, is_needed in codes.items() if is_needed) from None
 
 
 def _check_windows(job: Job, plans: Sequence[Plan]) -> None:

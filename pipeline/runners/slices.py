@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -197,6 +197,9 @@ class _Loop:
         if found is not None and from_now and self._has_gap(found["state"]):
             self._folder.set_aside()
             found = None
+        if found is None and self._folder.intent() is not None:
+            fact, remedy = "a slice has begun, and the checkpoint before it is gone", "restore the whole folder, or choose an empty one"
+            raise StorageError.of("EV411", fact, remedy, file=self._folder.path)
         if found is not None:
             self._held = _Held.from_json(found)
             self._now = self._held.watermark.as_json()["now"] or 0

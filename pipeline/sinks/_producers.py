@@ -75,6 +75,8 @@ _REFUSING = {
     "_SSL": "and the client do not accept each other's certificates",
 }
 
+_SECONDS_TO_FORGET = 1.0
+
 _parked: dict[tuple[int, Cluster], list[Producer]] = {}
 _lock = threading.Lock()
 
@@ -154,6 +156,8 @@ class Producer:
     def abandon(self) -> None:
         """Forget what was not delivered yet; the producer is of no use any more."""
         self._client.purge(blocking=False)
+        # A message holds on to us until its report was heard, and so to threads and connections: those of every attempt that failed.
+        self._client.flush(_SECONDS_TO_FORGET)
 
     def find_topic(self, topic: str, seconds: float) -> None:
         """See that the topic is there, or comes into being where the broker makes topics that somebody asks for.

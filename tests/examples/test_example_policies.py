@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 POLICIES = ["examples/shipping_order/policy.yaml", "examples/shipping_order/trusted.yaml", "examples/online_retail/marketing.yaml"]
-POLICIES += ["examples/online_retail/logistics.yaml", "bench/policy.yaml", "bench/policy-minutes.yaml"]
+POLICIES += ["examples/online_retail/logistics.yaml", "examples/change_data/policy.yaml", "bench/policy.yaml", "bench/policy-minutes.yaml"]
 
 
 def eventveil(*arguments: str | Path, folder: Path) -> str:

@@ -266,7 +266,7 @@ class TestShippingOrders:
 
 
 def sample() -> list[Event]:
-    return [json.loads(text) for text in (RETAIL / "sample.jsonl").read_text("utf-8").splitlines()]
+    return [json.loads(text) for text in (RETAIL / "sample.jsonl").read_text("utf-8").splitlines()[:120]]
 
 
 def real_orders() -> list[Event]:
@@ -282,7 +282,7 @@ class TestOnlineRetail:
     @pytest.mark.parametrize(
         ("read", "files", "roll", "rate"),
         [
-            pytest.param(sample, "marketing", "15min", 80, id="sample"),
+            pytest.param(sample, "marketing", "15min", 40, id="sample"),
             pytest.param(real_orders, "logistics", "1d", 2500, id="all", marks=pytest.mark.data),
         ],
     )

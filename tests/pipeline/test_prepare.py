@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,12 @@ class TestTogether:
 
 def test_what_a_job_writes_is_not_what_it_watches(folder: Path) -> None:
     assert "EV120" == refused(folder, input={"uri": ".", "format": "jsonl"})[0][0]
+
+
+def test_without_the_client_of_kafka_nothing_is_claimed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "confluent_kafka", None)
+
+    found = refused(folder, input={"uri": "kafka://127.0.0.1:1/topic"}, watch=None)
+
+    assert [("EV413", "the client for Kafka is not installed")] == found
+    assert not (folder / "out0").exists()

@@ -13,7 +13,7 @@ import pytest
 
 from eventveil.pipeline.report.journal import Journal
 from eventveil.pipeline.report.logs import written_logs
-from eventveil.pipeline.report.pulse import PolicyCounts, Pulse
+from eventveil.pipeline.report.pulse import PolicyCounts, Pulse, State
 from eventveil.schemas.errors import LimitError, Problem, StorageError
 
 ORDERS = PolicyCounts("orders", 1_000, 990, 0, 500, 0, {"EV502": 10}, {"?": 1}, {"published": 2})

@@ -59,7 +59,9 @@ class Folder:
         (at / "job.yaml").write_text(json.dumps(document))
 
     def put(self, name: str, who: str, *seconds: int) -> None:
-        lines = [{"id": f"{name}-{n}", "at": (BEGIN + timedelta(seconds=second)).isoformat(), "who": who} for n, second in enumerate(seconds)]
+        lines = [
+            {"id": f"{name}-{n}", "at": (BEGIN + timedelta(seconds=second)).isoformat(), "who": who} for n, second in enumerate(seconds)
+        ]
         hidden = self.at / "in" / f".{name}.jsonl"
         hidden.write_text("".join(json.dumps(line) + "\n" for line in lines))
         before = time.time() - 60
@@ -142,6 +144,23 @@ def test_events_that_are_accepted_hold_their_window_open(folder: Folder) -> None
     job.join(60)
 
     assert not published
+
+
+def test_a_slice_that_has_begun_needs_its_checkpoint(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise StorageError.of("EV404", "the disk is full", "make room")
+
+    folder.put("a", "ann", 1)
+    with monkeypatch.context() as patched:
+        patched.setattr("eventveil.pipeline.runners.slices.run_pass", broken)
+        with pytest.raises(StorageError):
+            folder.run(Drain())
+    (folder.at / "state" / "checkpoint.json").unlink()
+
+    with pytest.raises(StorageError) as caught:
+        folder.run(Drain())
+
+    assert [problem.code for problem in caught.value.problems] == ["EV411"]
 
 
 def test_a_job_may_be_asked_to_stop_in_the_midst_of_waiting() -> None:

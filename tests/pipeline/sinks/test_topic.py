@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import pickle
+import weakref
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from pathlib import Path
@@ -15,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from eventveil.pipeline.sinks import _producers
 from eventveil.pipeline.sinks.topic import RECORD_ID, TopicSink, topic_sink
 from eventveil.pipeline.sinks.write import WriteMessages
 from eventveil.pipeline.sources.kafka import Cluster
@@ -466,3 +469,15 @@ class TestTheDoFn:
             list(written.process(batch_of([(1, row(1))])))
             with pytest.raises(EventveilError, match="EV415 the broker cannot be reached"):
                 list(written.finish_bundle())
+
+
+def test_a_producer_that_was_abandoned_is_gone_with_its_threads_and_connections(cluster: Cluster, topic: str) -> None:
+    producer = _producers.take(cluster)
+    kept = weakref.ref(producer)
+    producer.send(topic, [(b"value", b"key", 1_700_000_000_000, [])] * 1000)
+
+    producer.abandon()
+    del producer
+    gc.collect()
+
+    assert kept() is None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from eventveil.pipeline.sources import kafka as source
 from eventveil.pipeline.sources._kafka_client import Connection, explain
-from eventveil.pipeline.sources._kafka_columns import columns_of
+from eventveil.pipeline.sources._kafka_columns import _appended, columns_of
 from eventveil.pipeline.sources._kafka_reader import gone, lane_named, name_of
 from eventveil.pipeline.sources.kafka import Cluster, KafkaStream, TopicRange
 from eventveil.pipeline.sources.stream import Unreachable
@@ -179,7 +180,7 @@ class TestTimes:
         ],
     )
     def test_only_the_brokers_own_say_when_an_event_was_taken(self, told: list[tuple[int, int]], appended: list[int | None]) -> None:
-        found = COLUMNS["appended"].column(told)
+        found = _appended(told)
 
         assert pa.timestamp("us", "UTC") == found.type
         assert appended == found.cast(pa.int64()).to_pylist()
