@@ -24,7 +24,13 @@ def changes(number: int = 60) -> list[dict[str, Any]]:
         after = None
         if op != "d":
             name = f"Customer {one}"
-            after = {"id": one, "email": f"{one}@example.com", "name": name, "postcode": f"{one * 37 % 90000 + 10000}", "newsletter": n % 2 > 0}
+            after = {
+                "id": one,
+                "email": f"{one}@example.com",
+                "name": name,
+                "postcode": f"{one * 37 % 90000 + 10000}",
+                "newsletter": n % 2 > 0,
+            }
             if op == "u" and before is not None:
                 after = {**before, "email": f"{one}.{n}@example.com", "newsletter": not before["newsletter"]}
             rows[one] = after

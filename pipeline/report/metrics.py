@@ -89,8 +89,9 @@ def _samples(pulse: Pulse, verdict: Verdict, now: int) -> Iterable[_Sample]:
     yield _Sample("eventveil_carry_bytes", job, pulse.carry_bytes)
     delay = pulse.delay_s(now)
     if pulse.watermark is not None and delay is not None:
-        yield _Sample("eventveil_watermark_timestamp_seconds", job, pulse.watermark / 1e6)
-        yield _Sample("eventveil_event_time_delay_seconds", job, delay)
+        # Whole seconds: how far it has come is the time of some event.
+        yield _Sample("eventveil_watermark_timestamp_seconds", job, pulse.watermark // 1_000_000)
+        yield _Sample("eventveil_event_time_delay_seconds", job, int(delay))
     yield _Sample("eventveil_last_slice_seconds", job, pulse.slice_s)
     yield _Sample("eventveil_silent_seconds", job, verdict.silent_s)
     yield _Sample("eventveil_waiting_seconds", job, verdict.waiting_s)

@@ -1,15 +1,13 @@
 """The command line, in a process to which something happens: ``python killed_at.py '{"kill": {...}}' run job.yaml``.
 
-{"kill": {"place": "pipeline.checkpoint.folder:CheckpointFolder.write_intent", "call": 3, "when": "after", "about": "..."}}
-    kill -9 before or after the 3rd call of this function (of those with an argument that holds the text `about`).
-{"limit": {"place": ..., "call": 1, "bytes": 4096}}
-    from before that call on no file can be larger, as on a disk that is full.
-{"pause": {"place": ..., "call": 1, "when": "after", "seconds": 10}}
-    it says "paused", and sleeps.
-{"set": {"pipeline.sinks.publish:_SHARD_ROWS": 100}}
-    another value of a constant.
-{"clock_back": {"after_s": 3.0, "by_s": 3600}}
-    the clock is set back.
+What happens, any of them:
+
+    kill        {"place": "pipeline.checkpoint.folder:CheckpointFolder.commit", "call": 3, "when": "after", "about": "..."}
+                kill -9 before or after the third call; with `about`, the third of those with an argument that holds this text
+    full        {"place": ..., "call": 1, "bytes": 256}: in this call no file can become larger, as on a disk that is full
+    pause       {"place": ..., "call": 1, "seconds": 10}: after this call it says "paused", and sleeps
+    constants   {"pipeline.sinks._shards:_SHARD_ROWS": 100}: other values
+    clock_back  {"after_s": 3.0, "by_s": 3600}: the clock is set back
 """
 
 from __future__ import annotations
@@ -31,33 +29,50 @@ def main() -> None:
     if "clock_back" in happens:
         # Before anybody has imported it.
         set_back(**happens["clock_back"])
-    for place, value in happens.get("set", {}).items():
+    for place, value in happens.get("constants", {}).items():
         setattr(*found(place), value)
-    if "kill" in happens:
-        interrupt(**happens["kill"], action=lambda: os.kill(os.getpid(), signal.SIGKILL))
-    if "pause" in happens:
-        seconds = happens["pause"].pop("seconds")
-        interrupt(**happens["pause"], action=lambda: (print("paused", flush=True), time.sleep(seconds)))
-    if "limit" in happens:
-        size = happens["limit"].pop("bytes")
-        interrupt(**happens["limit"], action=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
+    for name in ("kill", "full", "pause"):
+        if name in happens:
+            globals()[name](**happens[name])
     from eventveil.pipeline.cli.main import main as command
 
     command()
 
 
-def found(place: str) -> tuple[Any, str]:
-    """What holds the name, and the name."""
-    module, _, path = place.partition(":")
-    owner: Any = importlib.import_module(f"eventveil.{module}")
-    *owners, name = path.split(".")
-    for one in owners:
-        owner = getattr(owner, one)
-    getattr(owner, name)
-    return owner, name
+def kill(when: str, **where: Any) -> None:
+    def around(real: Callable[[], Any]) -> Any:
+        if when == "after":
+            real()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    replace_call(around, **where)
 
 
-def interrupt(place: str, call: int, action: Callable[[], Any], when: str = "before", about: str = "") -> None:
+def full(bytes: int, **where: Any) -> None:
+    def around(real: Callable[[], Any]) -> Any:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (bytes, before[1]))
+        try:
+            return real()
+        finally:
+            # The log is a file too.
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    replace_call(around, **where)
+
+
+def pause(seconds: float, **where: Any) -> None:
+    def around(real: Callable[[], Any]) -> Any:
+        result = real()
+        print("paused", flush=True)
+        time.sleep(seconds)
+        return result
+
+    replace_call(around, **where)
+
+
+def replace_call(around: Callable[[Callable[[], Any]], Any], place: str, call: int, about: str = "") -> None:
+    """Let one call of a function go through `around`, which is given the real one."""
     owner, name = found(place)
     real = getattr(owner, name)
     calls = 0
@@ -65,17 +80,24 @@ def interrupt(place: str, call: int, action: Callable[[], Any], when: str = "bef
     @wraps(real)
     def wrapped(*arguments: Any, **named: Any) -> Any:
         nonlocal calls
-        if not about or any(about in str(one) for one in arguments):
-            calls += 1
-        is_it = calls == call and (not about or any(about in str(one) for one in arguments))
-        if is_it and when == "before":
-            action()
-        result = real(*arguments, **named)
-        if is_it and when == "after":
-            action()
-        return result
+        counts = not about or any(about in str(one) for one in arguments)
+        calls += counts
+        if counts and calls == call:
+            return around(lambda: real(*arguments, **named))
+        return real(*arguments, **named)
 
     setattr(owner, name, wrapped)
+
+
+def found(place: str) -> tuple[Any, str]:
+    """What holds the name, and the name. Fails where the code has no such name any more."""
+    module, _, path = place.partition(":")
+    owner: Any = importlib.import_module(f"eventveil.{module}")
+    *owners, name = path.split(".")
+    for one in owners:
+        owner = getattr(owner, one)
+    getattr(owner, name)
+    return owner, name
 
 
 def set_back(after_s: float, by_s: float) -> None:

@@ -501,10 +501,10 @@ class TestKilled:
         place.begin()
         steps = place.random.sample(PHASES[phase], len(PHASES[phase]))
         for step in steps:
-            run = place.start(set=SMALL_SHARDS, kill={**step, "call": place.random.randint(1, 4)})
+            run = place.start(constants=SMALL_SHARDS, kill={**step, "call": place.random.randint(1, 4)})
             assert run.wait(60) == -9, (step, run.log.read_text("utf-8")[-2000:])
         place.load.close_windows()
-        place.finish(set=SMALL_SHARDS)
+        place.finish(constants=SMALL_SHARDS)
         place.check()
 
     def test_at_any_moment(self, place: Place) -> None:
@@ -575,7 +575,7 @@ class TestNoRoom:
     def test_is_told_and_nothing_is_half(self, files: Place, where: str) -> None:
         place, part = self.PLACES[where]
         files.begin()
-        run = files.start(limit={"place": place, "call": files.random.randint(2, 4), "bytes": 8192})
+        run = files.start(full={"place": place, "call": files.random.randint(2, 4), "bytes": 256})
         line = failed(run, "EV404")
         assert "full" in line["fact"] and part in line["file"]
         files.check_whole()
@@ -654,7 +654,7 @@ class TestTheCheckpoint:
     def test_is_for_one_process(self, files: Place) -> None:
         """A second one does no harm to the first, not even while that is publishing."""
         files.begin()
-        run = files.start(pause={"place": f"{ATTEMPT}.write", "call": files.random.randint(2, 6), "when": "after", "seconds": 12})
+        run = files.start(pause={"place": f"{ATTEMPT}.write", "call": files.random.randint(2, 6), "seconds": 12})
         eventually(lambda: "paused" in run.log.read_text("utf-8"))
         failed(files.start(), "EV410")
         failed(files.start("--from-now"), "EV410")

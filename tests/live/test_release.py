@@ -46,9 +46,7 @@ class Shop:
             self.desk.produce(topic, [line(one) for one in (*found[partition::partitions], *closing)], partition=partition)
 
     def job(self, name: str, topic: str, **entries: Any) -> Path:
-        variants = [
-            {"policy": f"{one}.policy.yaml", "output": {"uri": f"{name}/{one}", "format": "jsonl"}} for one in ("orders", "carts")
-        ]
+        variants = [{"policy": f"{one}.policy.yaml", "output": {"uri": f"{name}/{one}", "format": "jsonl"}} for one in ("orders", "carts")]
         path: Path = self.desk.write_job(name, f"kafka://{self.desk.kafka}/{topic}", variants, **{"slice": "1s", **entries})
         return path
 

@@ -93,8 +93,9 @@ class TestWhatItTells:
             "lag_events": 123,
             "open_windows": 3,
             "carry_bytes": 4_096,
-            "watermark_timestamp_seconds": 1_699_999_995.25,
-            "event_time_delay_seconds": 5.75,
+            # Of an event: no finer.
+            "watermark_timestamp_seconds": 1_699_999_995,
+            "event_time_delay_seconds": 5,
             "last_slice_seconds": 0.25,
             "silent_seconds": 0.5,
             "waiting_seconds": 30,

@@ -45,9 +45,7 @@ def names(stream: WatchedFolders, before: dict[str, Any], after: dict[str, Any])
     return [(Path(piece.path).name, piece.start, piece.end) for piece in stream.ranges(before, after)]
 
 
-def taken(
-    stream: WatchedFolders, before: dict[str, Any], most_bytes: int = MUCH
-) -> tuple[dict[str, Any], Taken]:
+def taken(stream: WatchedFolders, before: dict[str, Any], most_bytes: int = MUCH) -> tuple[dict[str, Any], Taken]:
     after = stream.next(before, most_bytes)
     assert after is not None
     return after, names(stream, before, after)
