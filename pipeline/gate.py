@@ -34,12 +34,13 @@ class Due:
 
     Attributes:
         start_us: when they begin. pane: the slice that they are published in.
-        files: what waits for each variant.
+        files: what waits for each variant. attempt: at the slice.
     """
 
     start_us: int
     pane: int
     files: tuple[CarryFile, ...]
+    attempt: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,17 @@ class Fate:
     what: Literal["published", "withheld", "conflict"]
 
 
-_fates: list[Fate] = []
+_fates: list[tuple[int, Fate]] = []
 _lock = threading.Lock()
 
 
-def take_fates() -> list[Fate]:
-    """What became of windows in this process since the last call, in the order of variants and windows."""
+def take_fates(attempt: int = 0) -> list[Fate]:
+    """What became of the windows of an attempt in this process, in the order of variants and windows.
+
+    A thread may outlive the attempt that it worked for: what it reports later belongs to no other one.
+    """
     with _lock:
-        found = sorted(_fates, key=lambda one: (one.variant, one.start_us))
+        found = sorted((fate for of, fate in _fates if of == attempt), key=lambda one: (one.variant, one.start_us))
         _fates.clear()
     return found
 
@@ -119,7 +123,7 @@ class PublishDue(Step):
             else:
                 fate = self._publish(file, due, numbers)
             with _lock:
-                _fates.append(fate)
+                _fates.append((due.attempt, fate))
             Metrics.counter("eventveil", f"{file.variant}|{fate.what}").inc(file.rows)
         yield from ()
 

@@ -40,6 +40,7 @@ class Work:
 
     Attributes:
         ranges: what is read. clock: how far the stream had come before.
+        series: of the checkpoint; tells its dead letters from those of an earlier one.
         carry: where gathered rows wait; None where none are gathered. due: the windows that are published.
         spread: whether several threads share ranges and windows. One does without, and a slice of little costs half as much.
     """
@@ -48,6 +49,7 @@ class Work:
     clock: Clock = _NO_CLOCK
     carry: SliceCarry | None = None
     due: Sequence[Due] = ()
+    series: str = ""
     spread: bool = True
 
 
@@ -69,7 +71,7 @@ def _read(root: beam.Pipeline, job: ReadyJob, work: Work) -> None:
     spread = ranges | "SpreadRanges" >> beam.Reshuffle() if work.spread else ranges
     reader = ReadEvents(job.batch_bytes, job.part_bytes, job.max_event_bytes, job.wants, work.clock)
     raw = spread | "ReadEvents" >> beam.ParDo(reader).with_output_types(pa.RecordBatch)
-    for name, events in _by_type(raw, job).items():
+    for name, events in _by_type(raw, job, work).items():
         for number, variants in enumerate(_sharing_a_schema(job.variants, name)):
             label = "/".join(str(one) for one in (name, number or None) if one)
             _treat(events, variants, job, work, f"/{label}" if label else "")
@@ -80,12 +82,12 @@ def _treat(events: beam.PCollection, variants: Sequence[Variant], job: ReadyJob,
     reading = reading_of(job, variants)
     policies = [(variant.name, variant.plan.digest) for variant in variants]
     decoded, undecodable = decode(events, reading, policies, job.sealing, f"DecodeEvents{label}")
-    _keep_letters(undecodable, job, f"decoding{label}")
+    _keep_letters(undecodable, job, work, f"decoding{label}")
     for variant in variants:
         roll = variant.gathering.rule if variant.gathering is not None and not variant.gathering.released else None
         veiled, unveilable = veil(decoded, variant.plan, variant.name, job.sealing, f"ApplyPolicy/{variant.name}", roll)
         _write(veiled, variant, job, work)
-        _keep_letters(unveilable, job, f"policy/{variant.name}")
+        _keep_letters(unveilable, job, work, f"policy/{variant.name}")
 
 
 def _write(veiled: beam.PCollection, variant: Variant, job: ReadyJob, work: Work) -> None:
@@ -109,12 +111,12 @@ def reading_of(job: ReadyJob, variants: Sequence[Variant]) -> Reading:
     return Reading(plans[0].schema, used, job.format, job.max_event_bytes, stream, job.envelope, job.registry, job.live is not None)
 
 
-def _keep_letters(letters: beam.PCollection, job: ReadyJob, stage: str) -> None:
-    writer = WriteLetters(job.letters, stage, job.sealing.keys)
+def _keep_letters(letters: beam.PCollection, job: ReadyJob, work: Work, stage: str) -> None:
+    writer = WriteLetters(job.letters, f"{work.series} {stage}" if work.series else stage, job.sealing.keys)
     letters | f"KeepRefused/{stage}" >> beam.ParDo(writer).with_output_types(type(None))
 
 
-def _by_type(raw: beam.PCollection, job: ReadyJob) -> dict[str, beam.PCollection]:
+def _by_type(raw: beam.PCollection, job: ReadyJob, work: Work) -> dict[str, beam.PCollection]:
     """The events of each type that some policy is for; "" where events have one type only."""
     types = {variant.plan.event_type for variant in job.variants}
     if types == {None}:
@@ -124,7 +126,7 @@ def _by_type(raw: beam.PCollection, job: ReadyJob) -> dict[str, beam.PCollection
     policies = [(variant.name, variant.plan.digest) for variant in job.variants]
     tombstones = job.live is not None
     kinds, unknown = split_by_type(raw, field, names, policies, job.sealing, job.max_event_bytes, tombstones, job.envelope, job.registry)
-    _keep_letters(unknown, job, "types")
+    _keep_letters(unknown, job, work, "types")
     return kinds
 
 

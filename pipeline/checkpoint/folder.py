@@ -188,6 +188,11 @@ class CheckpointFolder(KeyProvider):
         self._writer = CarryWriter(self.path, self._series, seals, self._held, self._intended)
         return self._writer
 
+    @property
+    def series(self) -> str:
+        """Tells this checkpoint from any that was begun anew: 16 hexadecimal digits, the same until it is set aside."""
+        return self._series
+
     def set_aside(self) -> None:
         """Keep checkpoint, intent and carry in a folder of their own, and begin anew. Raises StorageError EV404."""
         if self._lock is None or self._writer is not None:

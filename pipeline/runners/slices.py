@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -27,6 +27,7 @@ from eventveil.pipeline.report.pulse import PolicyCounts, Pulse, State
 from eventveil.pipeline.report.reporter import Reporter
 from eventveil.pipeline.report.stop import RefusedGate
 from eventveil.pipeline.runners._pass import Passed, run_pass
+from eventveil.pipeline.sinks.files import FolderSink
 from eventveil.pipeline.sources.stream import Unreachable
 from eventveil.pipeline.sources.watermark import Watermark
 from eventveil.schemas.errors import EventveilError, LimitError, Problem, StorageError, remedy_for
@@ -194,7 +195,10 @@ class _Loop:
     def open(self, from_now: bool) -> None:
         """Take the checkpoint over, or begin one."""
         found = self._folder.open(self._identity(), from_now)
+        before, slice_ = None, 0
         if found is not None and from_now and self._has_gap(found["state"]):
+            # What comes now goes on in the same folders: later events, under later numbers.
+            before, slice_ = self._folder.series, found["slice"] + 1
             self._folder.set_aside()
             found = None
         if found is None and self._folder.intent() is not None:
@@ -205,8 +209,11 @@ class _Loop:
             self._now = self._held.watermark.as_json()["now"] or 0
         else:
             latest = from_now or self._live.from_latest
-            self._held = _Held(0, self._patiently(lambda: self._stream.begin(latest)), Watermark())
+            self._held = _Held(slice_, self._patiently(lambda: self._stream.begin(latest)), Watermark())
         self._writer = self._folder.writer(_seals(self._job))
+        for variant in self._job.variants:
+            if isinstance(variant.sink, FolderSink):
+                variant.sink.bind(self._folder.series, before)
         if found is None:
             self._folder.commit(self._held.as_json())
         self.tell("starting")
@@ -289,12 +296,12 @@ class _Loop:
         ranges = self._stream.ranges(held.state, intent.after) if intent.after != held.state else ()
 
         def attempt() -> tuple[Passed, list[Fate]]:
-            take_fates()
             carry = writer.begin_slice(intent.slice, closing)
-            passed = run_pass(
-                self._job, Work(ranges, Clock(intent.watermark, intent.now), carry, due, spread=self._workers > 1), self._workers
-            )
-            return passed, take_fates()
+            closed = [replace(one, attempt=carry.attempt) for one in due]
+            clock = Clock(intent.watermark, intent.now)
+            work = Work(ranges, clock, carry, closed, self._folder.series, spread=self._workers > 1)
+            passed = run_pass(self._job, work, self._workers)
+            return passed, take_fates(carry.attempt)
 
         passed, fates = self._patiently(attempt)
         self._check_balance(passed.counts)

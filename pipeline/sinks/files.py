@@ -91,7 +91,7 @@ class FolderSink:
             StorageError: EV404 it cannot be written, EV405 it holds something else, or output of another policy, version or key.
         """
         make_folder(self.folder)
-        claimed = self._claim()
+        claimed, series = self._claim()
         if claimed is not None and claimed != self._full_provenance():
             raise self._other_provenance(claimed)
         try:
@@ -106,10 +106,31 @@ class FolderSink:
         for name in ["", *(name for name, is_folder in found if is_folder)]:
             remove_leftovers(os.path.join(self.folder, name))
         # Written anew every time: a folder that cannot be written, or a full disk, is found out before any event is read.
-        text = json.dumps({"provenance": self._full_provenance()}, indent=2, sort_keys=True, ensure_ascii=False)
-        publish_file(os.path.join(self.folder, PROVENANCE), [text.encode() + b"\n"])
+        self._write_claim(series)
         if self.layout == "windows":
             check_links(self.folder)
+
+    def bind(self, series: str, after: str | None = None) -> None:
+        """Belong to one checkpoint from now on. Under another one slices are numbered anew, and what it reads again would stand twice.
+
+        Args:
+            after: the checkpoint that this one goes on from, with later numbers and later events.
+
+        Raises:
+            StorageError: EV404; EV405 the folder holds what a job wrote from another checkpoint.
+        """
+        _, found = self._claim()
+        if found == series:
+            return
+        if found not in (None, after) and any(name.startswith("_eventveil-") for name in os.listdir(self.folder)):
+            fact = "holds windows that were published from another checkpoint, which may be read again"
+            raise StorageError.of("EV405", fact, "choose an empty folder, or go on from that checkpoint", file=self.folder)
+        self._write_claim(series)
+
+    def _write_claim(self, series: str | None) -> None:
+        claim = {"provenance": self._full_provenance(), **({} if series is None else {"checkpoint": series})}
+        text = json.dumps(claim, indent=2, sort_keys=True, ensure_ascii=False)
+        publish_file(os.path.join(self.folder, PROVENANCE), [text.encode() + b"\n"])
 
     def publish(self, name: str, batches: Sequence[pa.RecordBatch]) -> list[Published]:
         """Write one part: all its veiled batches, in the order of their numbers. No rows, no file.
@@ -174,21 +195,22 @@ class FolderSink:
         layout = {} if self.layout == "parts" else {"layout": self.layout}
         return {**self.provenance, "format": self._suffix, "partition": "window" if self.partition_by_window else "none", **layout}
 
-    def _claim(self) -> dict[str, str] | None:
-        """The provenance that the folder was claimed with; None if it was not."""
+    def _claim(self) -> tuple[dict[str, str] | None, str | None]:
+        """The provenance that the folder was claimed with, and the series of the checkpoint that it belongs to; None if there is none."""
         path = os.path.join(self.folder, PROVENANCE)
         try:
             with open(path, "rb") as file:
-                found = json.loads(file.read(1 << 20))["provenance"]
+                claim = json.loads(file.read(1 << 20))
+            found, series = claim["provenance"], claim.get("checkpoint")
         except FileNotFoundError:
-            return None
+            return None, None
         except OSError as error:
             raise unwritable(path, error) from None
-        except (ValueError, KeyError, TypeError):
-            found = None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            found = series = None
         if not isinstance(found, dict):
             raise StorageError.of("EV405", f"'{PROVENANCE}' is not as this job writes it", "choose an empty folder", file=self.folder)
-        return found
+        return found, series
 
     def _other_provenance(self, claimed: dict[str, str]) -> Exception:
         mine = self._full_provenance()

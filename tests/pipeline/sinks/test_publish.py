@@ -621,3 +621,17 @@ class TestTheFolder:
         with pytest.raises(StorageError, match="EV404 the file system has no hard links"):
             sink_of(out.parent / "other").prepare()
         assert [] == [path.name for path in out.parent.rglob(".*")]
+
+
+class TestCheckpoint:
+    def test_a_folder_belongs_to_the_checkpoint_that_published_into_it(self, tmp_path: Path) -> None:
+        sink = FolderSink(str(tmp_path / "out"), "jsonl", {"policy": "p"}, layout="windows")
+        sink.prepare()
+        sink.bind("first")
+        sink.bind("second")  # nothing was published: it may begin anew
+        (tmp_path / "out" / "_eventveil-2024-01-01T00-00-00Z-p000001.json").write_text("{}")
+        sink.prepare()
+        sink.bind("second")
+
+        with pytest.raises(StorageError, match="EV405"):
+            sink.bind("third")
