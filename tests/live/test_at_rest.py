@@ -337,19 +337,11 @@ def secrets(desk: Any, kafka: str, new_topic: Callable[..., str], monkeypatch: p
 
 
 IN_VAIN = {"sasl.username": "somebody", "sasl.password": "${TEST_PASSWORD}", "ssl.key.password": "${file:password.txt}"}
-FAILING = {
-    "refused by the broker": (
-        {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN", "sasl.username": "x", "sasl.password": "${TEST_PASSWORD}"},
-        {},
-    ),
-    "from a file": (
-        {"security.protocol": "SASL_SSL", "sasl.mechanism": "SCRAM-SHA-512", "sasl.username": "x", "sasl.password": "${file:password.txt}"},
-        {},
-    ),
-    "no such mechanism": (
-        {"sasl.mechanism": "${TEST_PASSWORD}", "sasl.username": "x", "sasl.password": "${TEST_CONFIG}"},
-        {},
-    ),
+SASL = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN", "sasl.username": "x"}
+FAILING: dict[str, tuple[dict[str, str], dict[str, str]]] = {
+    "refused by the broker": ({**SASL, "sasl.password": "${TEST_PASSWORD}"}, {}),
+    "from a file": ({**SASL, "security.protocol": "SASL_SSL", "sasl.password": "${file:password.txt}"}, {}),
+    "no such mechanism": ({**SASL, "sasl.mechanism": "${TEST_PASSWORD}", "sasl.password": "${TEST_CONFIG}"}, {}),
     "no key": ({"security.protocol": "SSL", "ssl.key.pem": "${file:password.txt}"}, {}),
     "no number": ({"socket.timeout.ms": "${TEST_PASSWORD}"}, {}),
     "no certificate": (
@@ -365,11 +357,9 @@ FAILING = {
         },
         {},
     ),
-    "of the sink": (
-        {},
-        {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN", "sasl.username": "x", "sasl.password": "${file:password.txt}"},
-    ),
+    "of the sink": ({}, {**SASL, "sasl.password": "${file:password.txt}"}),
 }
+"""Settings of the source, and of the sink where it has others."""
 
 
 class TestSecretsOfClients:
@@ -387,7 +377,7 @@ class TestSecretsOfClients:
         """Each says so, and ends; or says so, and waits until it is told to end. All at once: most of it is waiting."""
         runs = {}
         for number, (how, (settings, sink)) in enumerate(FAILING.items()):
-            runs[how] = secrets.start(secrets.job(f"fails{number}", settings, sink=sink))
+            runs[how] = secrets.start(secrets.job(f"fails{number}", settings, sink=sink or settings))
         for how, run in runs.items():
             eventually(lambda run=run: run.process.poll() is not None or any(one.get("event") == "waiting" for one in run.logs()), 150)
             code = run.process.poll() if run.process.poll() is not None else run.drain(90)
