@@ -7,6 +7,7 @@ A real Kafka, the orders of examples/shipping_order, made by its produce.py, eac
 every 10 s. Every few seconds the job's own metrics, and the size of its checkpoint folder, go into soak.csv, and at the end
 all of them into soak.svg, both in build/soak. Fails where memory, checkpoint or open files have grown by more than a tenth from the
 second fifth of the run to the last (medians), where events are missing at the end, or the job is not caught up within a minute.
+What waits for its window grows with the time a slice takes: on a machine that becomes busy meanwhile, so does the checkpoint.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ What happens, any of them:
 
     kill        {"place": "pipeline.checkpoint.folder:CheckpointFolder.commit", "call": 3, "when": "after", "about": "..."}
                 kill -9 before or after the third call; with `about`, the third of those with an argument that holds this text
-    full        {"place": ..., "call": 1, "bytes": 256}: in this call no file can become larger, as on a disk that is full
+    full        {"place": ..., "call": 1}: in this call nothing can be written, as on a disk that is full
     pause       {"place": ..., "call": 1, "seconds": 10}: after this call it says "paused", and sleeps
     constants   {"pipeline.sinks._shards:_SHARD_ROWS": 100}: other values
-    clock_back  {"after_s": 3.0, "by_s": 3600}: the clock is set back
+    clock_back  {"slices": 3, "by_s": 3600}: after so many slices the clock is set back
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from typing import Any
 def main() -> None:
     happens = json.loads(sys.argv.pop(1))
     if "clock_back" in happens:
-        # Before anybody has imported it.
         set_back(**happens["clock_back"])
     for place, value in happens.get("constants", {}).items():
         setattr(*found(place), value)
@@ -48,10 +47,10 @@ def kill(when: str, **where: Any) -> None:
     replace_call(around, **where)
 
 
-def full(bytes: int, **where: Any) -> None:
+def full(**where: Any) -> None:
     def around(real: Callable[[], Any]) -> Any:
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (bytes, before[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
         try:
             return real()
         finally:
@@ -100,13 +99,20 @@ def found(place: str) -> tuple[Any, str]:
     return owner, name
 
 
-def set_back(after_s: float, by_s: float) -> None:
-    real, since = time.time_ns, time.monotonic()
+def set_back(slices: int, by_s: float) -> None:
+    real = time.time_ns
+    back = 0 if slices else int(by_s * 1e9)
 
-    def time_ns() -> int:
-        return real() - (int(by_s * 1e9) if time.monotonic() - since >= after_s else 0)
+    def around(commit: Callable[[], Any]) -> Any:
+        nonlocal back
+        result = commit()
+        back = int(by_s * 1e9)
+        return result
 
-    time.time_ns = time_ns
+    # Before our code is imported, which keeps it.
+    time.time_ns = lambda: real() - back
+    # The first checkpoint is written before the first slice.
+    replace_call(around, "pipeline.checkpoint.folder:CheckpointFolder.commit", slices + 1)
 
 
 main()

@@ -214,8 +214,9 @@ class Place:
         return watermark["value"], {lane.rpartition("/")[2]: micros for lane, micros in watermark["highest"].items()}
 
     def files(self, policy: str) -> dict[str, bytes]:
-        """All that is published, manifests too, by name."""
-        return {str(path.relative_to(self.out(policy))): path.read_bytes() for path in self.out(policy).rglob("*") if path.is_file()}
+        """All that is published, manifests too, by name; without what says which job made it."""
+        found = (path for path in self.out(policy).rglob("*") if path.is_file() and path.name != "_eventveil.json")
+        return {str(path.relative_to(self.out(policy))): path.read_bytes() for path in found}
 
     def sent(self) -> Counter[Any]:
         """What a recipient of the topic sees of each message, but for when and where it was written."""

@@ -26,10 +26,11 @@ class Step(beam.DoFn):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        of: Any = cls
         for name in dir(cls):
             if isinstance(getattr(cls, name, None), (FunctionType, MethodType)):
                 # Under this name Beam looks for an answer before it inspects the method.
-                setattr(cls, f"_inspect_{name}", staticmethod(functools.partial(_parameters, cls, name)))
+                setattr(cls, f"_inspect_{name}", staticmethod(functools.partial(_parameters, of, name)))
 
 
 @functools.cache
