@@ -56,19 +56,20 @@ def process(command: list[str], cores: set[int]) -> Cost:
     return {"cpu_s": used.ru_utime + used.ru_stime, "wall_s": time.perf_counter() - began, "peak_mb": used.ru_maxrss / 1024}
 
 
-def job(source: Path, *, format: str = "jsonl", policy: str = "policy.yaml", cores: set[int], workers: int = 1, key: Path) -> Cost:
+def job_on(source: Path, *, format: str = "jsonl", policy: str = "policy.yaml", cores: set[int], workers: int = 1, key: Path) -> Cost:
+    """The job over a file, start-up included."""
+    out = WORK / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.rmtree(WORK / "refused", ignore_errors=True)
+    flags = ["--policy", HERE / policy, "--input", source, "--output", out, "--format", format, "--keys", key, "--quiet"]
+    flags += ["--dead-letters", WORK / "refused", "--custodian", WORK / "custodian.pub", "--workers", workers]
+    command = [sys.executable, "-c", "from eventveil.pipeline.cli.main import main; main()", "run", *map(str, flags)]
+    return process(command, cores)
+
+
+def job(source: Path, **how: Any) -> Cost:
     """The job over a file, less the same job over ten orders."""
-
-    def run(of: Path) -> Cost:
-        out = WORK / "out"
-        shutil.rmtree(out, ignore_errors=True)
-        shutil.rmtree(WORK / "refused", ignore_errors=True)
-        flags = ["--policy", HERE / policy, "--input", of, "--output", out, "--format", format, "--keys", key, "--quiet"]
-        flags += ["--dead-letters", WORK / "refused", "--custodian", WORK / "custodian.pub", "--workers", workers]
-        command = [sys.executable, "-c", "from eventveil.pipeline.cli.main import main; main()", "run", *map(str, flags)]
-        return process(command, cores)
-
-    start, whole = run(orders("ten", "--events", "10")), run(source)
+    start, whole = job_on(orders("ten", "--events", "10"), **how), job_on(source, **how)
     return {"cpu_s": whole["cpu_s"] - start["cpu_s"], "wall_s": whole["wall_s"] - start["wall_s"], "peak_mb": whole["peak_mb"]}
 
 

@@ -108,7 +108,7 @@ class TestWithoutATerminal:
             text = loop.end()
 
         lines = [json.loads(line) for line in text.splitlines()]
-        assert ["started", "refused", "library", "waiting", "resumed", "stopping", "stopped"] == [line["event"] for line in lines]
+        assert ["started", "refused", "library", "waiting", "stopping", "stopped"] == [line["event"] for line in lines]
         assert ({"EV502": 2}, "some.library") == (lines[1]["codes"], lines[2]["logger"])
         assert "abdullin" not in text
 
