@@ -66,7 +66,8 @@ def test_the_loop_does_the_work_and_counts_what_it_refuses(scripts: dict[str, di
     counts = made(scripts, tmp_path / "orders.jsonl", malformed=0.05)
     results = {}
     for memo in (True, False):
-        results[memo] = scripts["loop"]["run"](tmp_path / "orders.jsonl", tmp_path / f"{memo}.jsonl", memo)
+        lines = scripts["loop"]["lines_of"](tmp_path / "orders.jsonl")
+        results[memo] = scripts["loop"]["run"](lines, tmp_path / f"{memo}.jsonl", memo)
     veiled = [json.loads(line) for line in (tmp_path / "True.jsonl").read_bytes().splitlines()]
 
     assert results[True] == results[False]
