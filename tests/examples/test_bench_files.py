@@ -66,7 +66,7 @@ def test_the_loop_does_the_work_and_counts_what_it_refuses(scripts: dict[str, di
     counts = made(scripts, tmp_path / "orders.jsonl", malformed=0.05)
     results = {}
     for memo in (True, False):
-        lines = scripts["loop"]["lines_of"](tmp_path / "orders.jsonl")
+        lines = scripts["loop"]["lines_of"](str(tmp_path / "orders.jsonl"))
         results[memo] = scripts["loop"]["run"](lines, tmp_path / f"{memo}.jsonl", memo)
     veiled = [json.loads(line) for line in (tmp_path / "True.jsonl").read_bytes().splitlines()]
 
