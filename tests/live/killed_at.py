@@ -5,7 +5,7 @@ What happens, any of them:
     kill        {"place": "pipeline.checkpoint.folder:CheckpointFolder.commit", "call": 3, "when": "after", "about": "..."}
                 kill -9 before or after the third call; with `about`, the third of those with an argument that holds this text
     full        {"place": ..., "call": 1}: in this call nothing can be written, as on a disk that is full
-    pause       {"place": ..., "call": 1, "seconds": 10}: after this call it says "paused", and sleeps
+    pause       {"place": ..., "call": 1, "seconds": 10, "when": "before"}: before or after this call it says "paused", and sleeps
     constants   {"pipeline.sinks._shards:_SHARD_ROWS": 100}: other values
     clock_back  {"slices": 3, "by_s": 3600}: after so many slices the clock is set back
 """
@@ -60,12 +60,12 @@ def full(**where: Any) -> None:
     replace_call(around, **where)
 
 
-def pause(seconds: float, **where: Any) -> None:
+def pause(seconds: float, when: str = "after", **where: Any) -> None:
     def around(real: Callable[[], Any]) -> Any:
-        result = real()
+        result = real() if when == "after" else None
         print("paused", flush=True)
         time.sleep(seconds)
-        return result
+        return result if when == "after" else real()
 
     replace_call(around, **where)
 

@@ -225,7 +225,7 @@ def test_nothing_of_an_event_and_no_key(desk: Any, kafka: str, new_topic: Callab
 
     # Rows are put aside however few there are, and what is aside is seen before it is taken back.
     happens = {
-        "set": {
+        "constants": {
             "pipeline.checkpoint.carry:_FRAME_BYTES": 1,
             "pipeline.sinks._shards:_HELD_BYTES": 64,
             "pipeline.sinks._shards:_SHARD_ROWS": 2,
