@@ -341,6 +341,8 @@ class _Loop:
             except Unreachable as error:
                 if self._drain.is_asked:
                     raise
+                # Nobody could be heard: a lane is silent from when it could have spoken again.
+                self._heard.clear()
                 self.tell("waiting", error.problems[0])
                 self._drain.wait(wait)
                 wait = min(wait * 2, _LONGEST_WAIT_S)
