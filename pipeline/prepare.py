@@ -24,6 +24,7 @@ from eventveil.schemas.durations import Duration
 from eventveil.schemas.errors import EventveilError, KeyringError, PolicyError, Problem, SchemaError, StorageError
 from eventveil.schemas.job import Job, RegistryDoc, VariantDoc, parse_job
 from eventveil.schemas.limits import StopWhen
+from eventveil.schemas.streams import is_stream
 from eventveil.transforms.compile import load_plan
 from eventveil.transforms.keys.custodian import load_public
 from eventveil.transforms.keys.keyring import load_keys
@@ -128,11 +129,6 @@ def job_of_flags(flags: Mapping[str, Any]) -> Job:
         )
     output = {"uri": flags["output"], **{name: flags.get(name) for name in ("format", "partition_by", "compression", "key")}}
     source = {"uri": list(flags["input"]), "format": flags.get("input_format")}
-    client = _client(flags.get("client") or ())
-    for place in (source, output):
-        if str(place["uri"]).startswith(("kafka://", "['kafka://")):
-            place["client"] = client or None
-            place["registry"] = {"url": flags["registry"]} if flags.get("registry") else None
     letters = {"uri": flags.get("dead_letters"), "custodian": flags.get("custodian")}
     document = {
         "job": "run",
@@ -142,8 +138,23 @@ def job_of_flags(flags: Mapping[str, Any]) -> Job:
         **{name: flags.get(name) for name in ("keys", "allow_loss", "max_refused", "workers", "summary")},
         **{name: flags.get(name) for name in ("checkpoint", "roll", "watch", "stop_when_refused", "metrics")},
     }
-    # Braces of the shell's user are not the job file's.
-    return parse_job(json.dumps(_given(document)).replace("${", "$${"), "")
+    # Braces of the shell's user are not the job file's; but for settings, where a secret can be named in no other way.
+    document = _literal(document)
+    client = _client(flags.get("client") or ())
+    for place, uri in ((document["input"], flags["input"][0]), (document["variants"][0]["output"], flags["output"])):
+        if is_stream(uri):
+            place["client"] = client or None
+            place["registry"] = {"url": flags["registry"]} if flags.get("registry") else None
+    return parse_job(json.dumps(_given(document)), "")
+
+
+def _literal(value: Any) -> Any:
+    """A document in which no text names a variable."""
+    if isinstance(value, dict):
+        return {name: _literal(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_literal(one) for one in value]
+    return value.replace("${", "$${") if isinstance(value, str) else value
 
 
 def _client(settings: Sequence[str]) -> dict[str, str]:
@@ -307,7 +318,7 @@ def _gathering(job: Job, name: str, doc: VariantDoc, plan: Plan) -> Gathering | 
 
 
 def _divides(roll: Duration, release: Duration, zone: str) -> bool:
-    """Whether every window is made of whole rolls. In a zone whose days differ in length, whole hours always are a divisor of a day."""
+    """Whether every window is made of whole rolls."""
     if roll == release:
         return True
     small = roll.fixed_us

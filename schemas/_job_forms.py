@@ -13,7 +13,7 @@ from eventveil.schemas.document import Hidden, Mapping, line_at, place
 from eventveil.schemas.durations import Duration
 from eventveil.schemas.grammar import Form, Name, Text
 from eventveil.schemas.limits import Limit, StopWhen
-from eventveil.schemas.streams import LATER_SCHEMES, SCHEME, STREAM_SCHEMES, StreamAddress
+from eventveil.schemas.streams import LATER_SCHEMES, SCHEME, STREAM_SCHEMES, StreamAddress, is_stream
 
 __all__ = ["Compression", "Format", "InputForm", "JobForm", "OutputForm", "RegistryForm", "check_entries", "stream_of"]
 
@@ -35,8 +35,7 @@ def _check_path(text: str) -> str:
 
 
 def stream_of(text: object) -> StreamAddress | None:
-    scheme = SCHEME.match(text) if isinstance(text, str) else None
-    return StreamAddress.parse(str(text)) if scheme is not None and scheme[1] in STREAM_SCHEMES else None
+    return StreamAddress.parse(text) if isinstance(text, str) and is_stream(text) else None
 
 
 def _check_input(text: str) -> str:

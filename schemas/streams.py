@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["LATER_SCHEMES", "SCHEME", "STREAM_SCHEMES", "RegistryDoc", "Settings", "StreamAddress", "is_secret", "owned"]
+__all__ = ["LATER_SCHEMES", "SCHEME", "STREAM_SCHEMES", "RegistryDoc", "Settings", "StreamAddress", "is_secret", "is_stream", "owned"]
 
 Settings = tuple[tuple[str, str], ...]
 """Names and values for a client, by name; values may hold references."""
@@ -56,6 +56,12 @@ _SECRET = re.compile(
 _SECRETS = frozenset({"basic.auth.user.info", "sasl.jaas.config", "sasl.oauthbearer.config", "ssl.key.pem"})
 """Settings that hold a secret, and whose names do not say so."""
 _NO_SECRET = re.compile(r"[._-](?:url|location|file|source|ms)\Z")
+
+
+def is_stream(uri: str) -> bool:
+    """Whether a stream is addressed, well or badly, and no file."""
+    scheme = SCHEME.match(uri)
+    return scheme is not None and scheme[1] in STREAM_SCHEMES
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from eventveil.pipeline.prepare import ReadyJob, prepare
+from eventveil.pipeline.prepare import ReadyJob, job_of_flags, prepare
 from eventveil.schemas.errors import EventveilError
 from eventveil.schemas.job import parse_job
 from eventveil.transforms.keys.custodian import new_custodian
@@ -129,3 +129,39 @@ def test_without_the_client_of_kafka_nothing_is_claimed(folder: Path, monkeypatc
 
     assert [("EV413", "the client for Kafka is not installed")] == found
     assert not (folder / "out0").exists()
+
+
+class TestFlags:
+    """What the command line says becomes a job of the same meaning."""
+
+    FLAGS = {"policy": "p.yaml", "input": ["kafka://127.0.0.1:1/in"], "output": "out", "checkpoint": "state"}
+
+    def test_a_secret_of_the_client_is_named_and_not_filled(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("BROKER_PASSWORD", "s3cret")
+
+        job = job_of_flags({**self.FLAGS, "client": ["sasl.password=${BROKER_PASSWORD}", "security.protocol=SASL_SSL"]})
+
+        assert (("sasl.password", "${BROKER_PASSWORD}"), ("security.protocol", "SASL_SSL")) == job.input.client
+        assert "s3cret" not in repr(job)
+
+    def test_one_that_is_written_out_is_refused_without_showing_it(self) -> None:
+        with pytest.raises(EventveilError) as caught:
+            job_of_flags({**self.FLAGS, "client": ["sasl.password=s3cret"]})
+
+        assert ["EV118"] == [problem.code for problem in caught.value.problems]
+        assert "s3cret" not in str(caught.value)
+
+    def test_braces_elsewhere_are_the_user_s_own(self) -> None:
+        assert "${HOME}" == job_of_flags({**self.FLAGS, "output": "${HOME}"}).variants[0].output.uri
+
+    def test_settings_go_to_streams_alone(self) -> None:
+        job = job_of_flags({**self.FLAGS, "output": "kafka://127.0.0.1:1/out", "client": ["linger.ms=5"], "registry": "http://127.0.0.1:1"})
+
+        assert (("linger.ms", "5"),) == job.input.client == job.variants[0].output.client
+        assert job.input.registry == job.variants[0].output.registry is not None
+        assert () == job_of_flags({**self.FLAGS, "client": ["linger.ms=5"]}).variants[0].output.client
+
+    @pytest.mark.parametrize("given", [["no-setting"], ["linger.ms=1", "linger.ms=2"]], ids=["no value", "twice"])
+    def test_no_setting(self, given: list[str]) -> None:
+        with pytest.raises(EventveilError, match="EV120"):
+            job_of_flags({**self.FLAGS, "client": given})
