@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from eventveil.pipeline.checkpoint.folder import CheckpointFolder
+from eventveil.pipeline.dead_letters.store import list_letters
 from eventveil.pipeline.prepare import prepare
 from eventveil.pipeline.report.reporter import Reporter
 from eventveil.pipeline.runners._pass import _rank
@@ -180,3 +182,20 @@ def test_a_defect_is_told_only_where_nothing_else_is() -> None:
     over = EventveilError.of("EV901", "this attempt is over")
 
     assert min([over, away], key=_rank) is away
+
+
+def test_a_checkpoint_that_is_begun_anew_leaves_the_letters_of_the_one_before(tmp_path: Path) -> None:
+    """The same name and position, as in a topic that was made anew: another event was refused there, and its letter must stay."""
+    folder = Folder(tmp_path)
+    path = tmp_path / "in" / "a.jsonl"
+    for content in ("no event\n" * 5, ""):
+        if content:
+            path.write_text(content)
+            os.utime(path, (time.time() - 60,) * 2)
+        else:
+            path.unlink()
+            folder.put("a", "ann", 1)
+            shutil.rmtree(tmp_path / "state")
+        folder.run(Drain(), until_caught_up=True)
+
+    assert ["EV501"] * 5 == [letter.header["code"] for letter in list_letters(tmp_path / "refused")]
