@@ -35,7 +35,7 @@ from eventveil.transforms.release.renumber import Numbers, WindowNumbers, decisi
 
 __all__ = ["AssembleParts", "AssembleWindows", "Publish", "WindowShard", "split_shards"]
 
-_ROWS, _DECISIONS, _RECEIPTS, _WITHHELD = "rows", "decisions", "receipts", "withheld"
+_ROWS, _DECISIONS = "rows", "decisions"
 _PAIR = tuple[bytes, bytes]
 _MOST_SHARDS = 1 << 16
 _NOTICED_S = 7 * 86_400
@@ -89,16 +89,16 @@ class WindowShard:
     number: int
 
 
-Publish = Callable[[WindowShard, list[pa.RecordBatch]], Iterable[bytes]]
-"""Publishes a shard; what it gives back comes out of the transform, as the names of temporary files would. May be pickled."""
+Publish = Callable[[WindowShard, list[pa.RecordBatch]], bool]
+"""Publishes a shard; False where another content stands in its place, which is left as it is. May be pickled."""
 
 
 class AssembleWindows(beam.PTransform):
     """Veiled batches -> windows, each published when it closes, where the engine groups durably (Flink, Dataflow).
 
-    Takes the veiled batches of variants by name. Gives two PCollections: what `publish` has given back, and what was withheld, as pairs
-    of a code and sealed rows: EV603, the window was too large to be decided on; EV416, rows came when their window was decided on
-    already. Every row that goes in is published or withheld, and counted.
+    Takes the veiled batches of variants by name. Gives what was withheld, as pairs of a code and sealed rows: EV603, the window was too
+    large to be decided on; EV416, rows came when their window was decided on already, or another content stands in its place. Every row
+    that goes in is published or withheld, and counted.
 
     A GroupByKey sees nothing but bytes. Its keys are keyed digests of variant, window and shard, its values sealed under the window's own
     key; so the engine's state shows how many windows there are, when they close, and how large they are.
@@ -132,7 +132,7 @@ class AssembleWindows(beam.PTransform):
         self._shards = shards
         self._most_bytes = most_bytes
 
-    def expand(self, veiled: Mapping[str, beam.PCollection]) -> tuple[beam.PCollection, beam.PCollection]:
+    def expand(self, veiled: Mapping[str, beam.PCollection]) -> beam.PCollection:
         rows, decisions = [], []
         for name, plan in self._plans.items():
             split = GatherRows(self._frames, name, plan, self._gathering.released, self._shards)
@@ -146,11 +146,7 @@ class AssembleWindows(beam.PTransform):
             decided = columns | "MeetToDecide" >> beam.GroupByKey() | "DecideWindows" >> beam.ParDo(decider).with_output_types(_PAIR)
             met = (met, decided) | "JoinDecided" >> beam.Flatten()
         publisher = PublishShards(self._frames, self._plans, self._gathering.released, self._publish)
-        outputs = (
-            met | "GroupShards" >> beam.GroupByKey() | "PublishShards" >> beam.ParDo(publisher).with_outputs(_WITHHELD, main=_RECEIPTS)
-        )
-        outputs[_RECEIPTS].element_type = bytes
-        return outputs[_RECEIPTS], _of_pairs(outputs[_WITHHELD])
+        return met | "GroupShards" >> beam.GroupByKey() | "PublishShards" >> beam.ParDo(publisher).with_output_types(_PAIR)
 
 
 class GatherRows(beam.DoFn):
@@ -222,7 +218,7 @@ class DecideWindows(beam.DoFn):
 
 
 class PublishShards(beam.DoFn):
-    """Sealed rows of a shard, and what was decided for them -> published; under the tag ``withheld`` what must not be."""
+    """Sealed rows of a shard, and what was decided for them -> published; what must not be comes out, sealed as it was."""
 
     def __init__(self, frames: Frames, plans: Mapping[str, Plan], released: bool, publish: Publish) -> None:
         self._frames = frames
@@ -252,26 +248,33 @@ class PublishShards(beam.DoFn):
                 decided[opened.mark] = opened
         if address is None or decided.keys() - rows.keys():
             raise EventveilError.of("EV901", "a window was decided on without some of its rows")
-        if not self._released:
-            yield from self._published(address, pane, [batch for _, batch in rows.values()])
-            return
-        kept, tables = [], []
+        kept: list[tuple[bytes, pa.RecordBatch]] = []
+        tables = []
         for mark, (frame, batch) in rows.items():
             decision = decided.get(mark)
-            if decision is not None and decision.kind == "numbers":
-                kept.append(batch)
+            if not self._released:
+                kept.append((frame, batch))
+            elif decision is not None and decision.kind == "numbers":
+                kept.append((frame, batch))
                 tables.append(decision.batch)
-                continue
-            code = "EV416" if decision is None else "EV603"
-            count(f"{address.variant}|withheld|{code}", batch.num_rows)
-            yield beam.pvalue.TaggedOutput(_WITHHELD, (code.encode(), frame))
-        if kept:
+            else:
+                yield self._withheld(address, "EV416" if decision is None else "EV603", frame, batch)
+        if not kept:
+            return
+        batches = [batch for _, batch in kept]
+        if self._released:
             plan, numbers = self._plans[address.variant], Numbers.joined(tables)
-            yield from self._published(address, 0, [numbers.number(plan, batch) for batch in kept])
+            batches = [numbers.number(plan, batch) for batch in batches]
+        shard = WindowShard(address.variant, address.start_us, 0 if self._released else pane, address.shard)
+        if self._publish(shard, batches):
+            count(f"{address.variant}|assembled", sum(batch.num_rows for batch in batches))
+            return
+        for frame, batch in kept:
+            yield self._withheld(address, "EV416", frame, batch)
 
-    def _published(self, address: Address, pane: int, batches: list[pa.RecordBatch]) -> Iterator[bytes]:
-        yield from self._publish(WindowShard(address.variant, address.start_us, pane, address.shard), batches)
-        count(f"{address.variant}|assembled", sum(batch.num_rows for batch in batches))
+    def _withheld(self, address: Address, code: str, frame: bytes, batch: pa.RecordBatch) -> tuple[bytes, bytes]:
+        count(f"{address.variant}|withheld|{code}", batch.num_rows)
+        return code.encode(), frame
 
 
 def split_shards(batch: pa.RecordBatch, shards: int) -> Iterator[tuple[int, pa.RecordBatch]]:

@@ -16,7 +16,8 @@ from apache_beam.metrics import Metrics
 from eventveil.pipeline.checkpoint.carry import CarryFile, SliceCarry, read_carry
 from eventveil.pipeline.checkpoint.seal import WindowSeals
 from eventveil.pipeline.gathering import Gathering, split_windows
-from eventveil.pipeline.sinks.files import FolderSink
+from eventveil.pipeline.sinks.kinds import MessageSink
+from eventveil.pipeline.twins import without_twins
 from eventveil.transforms.beam.guard import Step, guarded
 from eventveil.transforms.keys.derive import Keys
 from eventveil.transforms.keys.keyring import load_keys
@@ -104,9 +105,11 @@ class PublishDue(Step):
 
     Args:
         most_bytes: what a release model may hold to decide on one window.
+        once_only: whether rows that came twice are published once.
     """
 
-    def __init__(self, variants: Sequence[Variant], keys: str, most_bytes: int) -> None:
+    def __init__(self, variants: Sequence[Variant], keys: str, most_bytes: int, once_only: bool = False) -> None:
+        self._once_only = once_only
         self._variants = {variant.name: variant for variant in variants}
         self._keys_name = keys
         self._most_bytes = most_bytes
@@ -148,11 +151,14 @@ class PublishDue(Step):
             for batch in self._rows(file):
                 yield batch if numbers is None else numbers.number(variant.plan, batch)
 
-        if isinstance(variant.sink, FolderSink):
-            unit = variant.sink.publish_window(due.start_us, due.pane, batches, file.rows, file.length)
-            return Fate(file.variant, due.start_us, file.rows, "conflict" if unit.conflict else "published")
-        variant.sink.publish_window(self._keys, batches, file.rows, file.length)
-        return Fate(file.variant, due.start_us, file.rows, "published")
+        kept, rows = without_twins(batches) if self._once_only else (batches, file.rows)
+        if rows < file.rows:
+            Metrics.counter("eventveil", f"{file.variant}|repeated").inc(file.rows - rows)
+        if isinstance(variant.sink, MessageSink):
+            variant.sink.publish_window(self._keys, kept, rows, file.length)
+            return Fate(file.variant, due.start_us, file.rows, "published")
+        unit = variant.sink.publish_window(due.start_us, due.pane, kept, rows, file.length)
+        return Fate(file.variant, due.start_us, file.rows, "conflict" if unit.conflict else "published")
 
     def _rows(self, file: CarryFile) -> Iterator[pa.RecordBatch]:
         variant = self._variants[file.variant]

@@ -6,8 +6,10 @@ All that can be wrong is found here, before Beam is imported and anything is rea
 from __future__ import annotations
 
 import glob
+import importlib.util
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -19,21 +21,23 @@ from eventveil.pipeline.checkpoint.seal import StateSeal
 from eventveil.pipeline.dead_letters.store import LetterFolder
 from eventveil.pipeline.gathering import Gathering
 from eventveil.pipeline.sinks.files import FolderSink
+from eventveil.pipeline.sinks.kinds import Sink
 from eventveil.pipeline.sources.files import BATCH_BYTES, MAX_EVENT_BYTES, PART_BYTES, Range, list_ranges
 from eventveil.schemas.durations import Duration
 from eventveil.schemas.errors import EventveilError, KeyringError, PolicyError, Problem, SchemaError, StorageError
-from eventveil.schemas.job import Job, RegistryDoc, VariantDoc, parse_job
+from eventveil.schemas.job import DataflowDoc, FlinkDoc, Job, PubsubAddress, RegistryDoc, StreamAddress, VariantDoc, parse_job
 from eventveil.schemas.limits import StopWhen
 from eventveil.schemas.streams import is_stream
+from eventveil.schemas.tables import TableAddress, is_table
 from eventveil.transforms.compile import load_plan
 from eventveil.transforms.keys.custodian import load_public
+from eventveil.transforms.keys.derive import Keys
 from eventveil.transforms.keys.keyring import load_keys
 from eventveil.transforms.plan import Plan
 from eventveil.transforms.seal import Sealing
 from eventveil.transforms.windows import WindowRule
 
 if TYPE_CHECKING:
-    from eventveil.pipeline.sinks.topic import TopicSink
     from eventveil.pipeline.sources.stream import Stream
 
 __all__ = ["Live", "ReadyJob", "Variant", "job_of_flags", "policies_of", "prepare"]
@@ -44,6 +48,13 @@ _ROLL = Duration(1, "min")
 _SLICE_US = 1_000_000
 _IDLE_AFTER_US = 10_000_000
 _DAY_US = 86_400_000_000
+_CLIENTS = {
+    "kafka": ("confluent_kafka", "Kafka", "kafka"),
+    "pubsub": ("google.cloud.pubsub_v1", "Pub/Sub", "gcp"),
+    "delta": ("deltalake", "Delta tables", "delta"),
+    "iceberg": ("pyiceberg", "Iceberg tables", "iceberg"),
+    "bigquery": ("google.cloud.bigquery_storage", "BigQuery", "gcp"),
+}
 _STOP_WHEN = StopWhen(Fraction(5, 100), 600_000_000)
 
 
@@ -57,7 +68,7 @@ class Variant:
 
     name: str
     plan: Plan
-    sink: FolderSink | TopicSink
+    sink: Sink
     gathering: Gathering | None = None
 
 
@@ -73,7 +84,7 @@ class Live:
     """
 
     stream: Stream
-    checkpoint: str
+    checkpoint: str | None
     slice_us: int
     idle_after_us: int
     max_slice_bytes: int
@@ -89,6 +100,8 @@ class ReadyJob:
         ranges: of bounded input. live: of a stream; one of the two is empty.
         wants: what is read of a message beside its value.
         max_window_bytes: of the columns that a release model decides on in one window; in memory they take some four times that.
+        once_only: whether the source may give an event twice, so that windows leave out what came again.
+        runner, flink, dataflow: where the job runs.
     """
 
     name: str
@@ -106,6 +119,13 @@ class ReadyJob:
     registry: RegistryDoc | None = None
     wants: frozenset[str] = frozenset()
     max_window_bytes: int = MAX_WINDOW_BYTES
+    once_only: bool = False
+    runner: str = "local"
+    flink: FlinkDoc | None = None
+    dataflow: DataflowDoc | None = None
+
+    def variant(self, name: str) -> Variant:
+        return next(variant for variant in self.variants if variant.name == name)
 
     @property
     def gathers(self) -> bool:
@@ -113,8 +133,8 @@ class ReadyJob:
         return any(variant.gathering is not None for variant in self.variants)
 
 
-def job_of_flags(flags: Mapping[str, Any]) -> Job:
-    """The job that the command line describes: it is validated as a job file of the same content would be."""
+def job_of_flags(flags: Mapping[str, Any], where: Mapping[str, Any] | None = None) -> Job:
+    """The job that the command line describes: it is validated as a job file of the same content would be. `where`: as for `parse_job`."""
     missing = [name for name in ("policy", "input", "output") if not flags.get(name)]
     if missing:
         told = ", ".join(f"--{name}" for name in missing)
@@ -142,10 +162,11 @@ def job_of_flags(flags: Mapping[str, Any]) -> Job:
     document = _literal(document)
     client = _client(flags.get("client") or ())
     for place, uri in ((document["input"], flags["input"][0]), (document["variants"][0]["output"], flags["output"])):
-        if is_stream(uri):
+        if is_stream(uri) or is_table(uri):
             place["client"] = client or None
+        if is_stream(uri) and uri.startswith("kafka"):
             place["registry"] = {"url": flags["registry"]} if flags.get("registry") else None
-    return parse_job(json.dumps(_given(document)), "")
+    return parse_job(json.dumps(_given(document)), "", where=where)
 
 
 def _literal(value: Any) -> Any:
@@ -224,7 +245,7 @@ def prepare(job: Job) -> ReadyJob:
     gatherings = [_gathering(job, name, doc, plan) for name, doc, plan in zip(names, job.variants, plans)]
     ranges = [] if job.is_live else list_ranges(job.input.uri, job.input.format, part_bytes, job.input.compression)
     _check_apart(job, [piece.path for piece in ranges] if not job.watch else _roots(job.input.uri))
-    live = _live(job) if job.is_live else None
+    live = _live(job, keys) if job.is_live else None
     input_format = (job.input.format or "jsonl") if job.is_live else ranges[0].format
     variants = [
         Variant(name, plan, _sink(job, doc, plan, input_format, keys.id, gathering), gathering)
@@ -232,7 +253,8 @@ def prepare(job: Job) -> ReadyJob:
     ]
     folder = LetterFolder(letters.uri) if letters is not None else None
     _check_topics(job, variants)
-    with nullcontext() if live is None else CheckpointFolder(live.checkpoint, StateSeal.of(keys)).held():
+    held = nullcontext() if live is None or live.checkpoint is None else CheckpointFolder(live.checkpoint, StateSeal.of(keys)).held()
+    with held:
         # What is removed as left behind must not be what another process of this job is writing.
         for variant in variants:
             variant.sink.prepare()
@@ -255,20 +277,23 @@ def prepare(job: Job) -> ReadyJob:
         registry=job.input.registry,
         wants=_wants(job, plans, used),
         max_window_bytes=job.max_window_bytes or MAX_WINDOW_BYTES,
+        once_only=isinstance(job.input.stream, PubsubAddress),
+        runner=job.runner,
+        flink=job.flink,
+        dataflow=job.dataflow,
     )
 
 
-def _live(job: Job) -> Live:
-    assert job.checkpoint is not None, "a job on a stream without one is refused when it is read"
+def _live(job: Job, keys: Keys) -> Live:
     stop = job.stop_when_refused or _STOP_WHEN
     return Live(
-        stream=_stream(job),
+        stream=_stream(job, keys),
         checkpoint=job.checkpoint,
         slice_us=_micros(job.slice, _SLICE_US),
         idle_after_us=_micros(job.idle_after, _IDLE_AFTER_US),
         max_slice_bytes=job.max_slice_bytes or MAX_SLICE_BYTES,
         stop_when=None if stop.is_never else stop,
-        from_latest=job.input.stream is not None and job.input.stream.start == "latest",
+        from_latest=isinstance(job.input.stream, StreamAddress) and job.input.stream.start == "latest",
     )
 
 
@@ -276,8 +301,13 @@ def _micros(length: Duration | None, default: int) -> int:
     return default if length is None or length.fixed_us is None else length.fixed_us
 
 
-def _stream(job: Job) -> Stream:
+def _stream(job: Job, keys: Keys) -> Stream:
     address = job.input.stream
+    if isinstance(address, PubsubAddress):
+        from eventveil.pipeline.sources.pubsub import PubsubStream
+
+        spool = None if job.checkpoint is None else os.path.join(job.checkpoint, "spool")
+        return PubsubStream(address, job.input.client, spool, StateSeal.of(keys))
     if address is None:
         from eventveil.pipeline.sources.watch import WatchedFolders
 
@@ -341,14 +371,24 @@ def _check_types(job: Job, plans: Sequence[Plan]) -> None:
 
 
 def _check_client(job: Job) -> None:
-    """The client of Kafka is an extra: who reads and writes files does not have it."""
-    codes = {"EV413": job.input.stream is not None, "EV415": any(doc.output.stream is not None for doc in job.variants)}
+    """Clients are extras: who reads and writes files has none. They are missed before anything is claimed."""
+    ends = [(job.input.stream, "EV413"), *((doc.output.stream or doc.output.table, "EV415") for doc in job.variants)]
+    needed: dict[tuple[str, str], str] = {}
+    for end, code in ends:
+        kind = end.kind if isinstance(end, TableAddress) else "" if end is None else end.scheme
+        if kind and not _is_installed(_CLIENTS[kind][0]):
+            needed.setdefault((code, kind), f"the client for {_CLIENTS[kind][1]} is not installed")
+    if needed:
+        raise StorageError(
+            Problem(job.file, 0, code, fact, f"pip install 'eventveil[{_CLIENTS[kind][2]}]'") for (code, kind), fact in needed.items()
+        )
+
+
+def _is_installed(module: str) -> bool:
     try:
-        if any(codes.values()):
-            import confluent_kafka  # noqa: F401 - seen here alone, so that it is missed before anything is claimed
-    except ImportError:
-        fact, remedy = "the client for Kafka is not installed", "pip install 'eventveil[kafka]'"
-        raise StorageError(Problem(job.file, 0, code, fact, remedy) for code, is_needed in codes.items() if is_needed) from None
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _check_windows(job: Job, plans: Sequence[Plan]) -> None:
@@ -369,7 +409,9 @@ def _roots(patterns: Sequence[str]) -> list[str]:
 
 def _check_apart(job: Job, paths: Sequence[str]) -> None:
     """What a job writes must not be what its next run reads."""
-    outputs = [(f"the output folder {one.output.uri}", one.output.uri) for one in job.variants if one.output.stream is None]
+    ends = [one.output for one in job.variants if one.output.stream is None]
+    outputs = [(f"the output folder {end.uri}", end.uri if end.table is None else end.table.place) for end in ends]
+    outputs = [(what, uri) for what, uri in outputs if not re.match(r"(?!file:)[a-z0-9]+://", uri)]
     if job.dead_letters is not None:
         outputs.append((f"the dead letters' folder {job.dead_letters.uri}", job.dead_letters.uri))
     if job.checkpoint is not None:
@@ -384,18 +426,19 @@ def _check_apart(job: Job, paths: Sequence[str]) -> None:
 def _check_topics(job: Job, variants: Sequence[Variant]) -> None:
     """The same for topics. One broker may have many names: whether it is the same cluster is asked of the brokers."""
     address = job.input.stream
-    if address is None:
+    if not isinstance(address, StreamAddress):
         return
+    from eventveil.pipeline.sinks.topic import TopicSink
     from eventveil.pipeline.sources.kafka import Cluster
 
     cluster = Cluster(address.servers, job.input.client)
     for variant in variants:
-        if not isinstance(variant.sink, FolderSink) and any(variant.sink.same_as(cluster, topic) for topic in address.topics):
+        if isinstance(variant.sink, TopicSink) and any(variant.sink.same_as(cluster, topic) for topic in address.topics):
             fact = f"the output topic {variant.sink.topic} is input of this job"
             raise PolicyError(Problem(job.file, 0, "EV120", fact, "choose a topic that is not read"))
 
 
-def _sink(job: Job, doc: VariantDoc, plan: Plan, input_format: str, keys_id: str, gathering: Gathering | None) -> FolderSink | TopicSink:
+def _sink(job: Job, doc: VariantDoc, plan: Plan, input_format: str, keys_id: str, gathering: Gathering | None) -> Sink:
     output_format = doc.output.format or input_format
     provenance = {
         "policy": plan.name,
@@ -405,10 +448,18 @@ def _sink(job: Job, doc: VariantDoc, plan: Plan, input_format: str, keys_id: str
         "keys": keys_id,
         "eventveil": "1",
     }
+    if isinstance(doc.output.stream, PubsubAddress):
+        from eventveil.pipeline.sinks.pubsub import pubsub_sink
+
+        return pubsub_sink(doc.output, plan, output_format, provenance)
     if doc.output.stream is not None:
         from eventveil.pipeline.sinks.topic import topic_sink
 
         return topic_sink(doc.output, plan, output_format, provenance)
+    if doc.output.table is not None:
+        from eventveil.pipeline.sinks.tables import table_sink
+
+        return table_sink(doc.output, plan, provenance)
     output_format = "jsonl" if output_format == "json" else output_format
     if output_format == "avro":
         # Avro names are stricter than a policy's: found before the job, not by its first part.

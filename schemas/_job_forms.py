@@ -13,9 +13,10 @@ from eventveil.schemas.document import Hidden, Mapping, line_at, place
 from eventveil.schemas.durations import Duration
 from eventveil.schemas.grammar import Form, Name, Text
 from eventveil.schemas.limits import Limit, StopWhen
-from eventveil.schemas.streams import LATER_SCHEMES, SCHEME, STREAM_SCHEMES, StreamAddress, is_stream
+from eventveil.schemas.streams import LATER_SCHEMES, SCHEME, STREAM_SCHEMES, PubsubAddress, StreamAddress, is_stream, parse_stream
+from eventveil.schemas.tables import TABLE_SCHEMES, TableAddress, is_table
 
-__all__ = ["Compression", "Format", "InputForm", "JobForm", "OutputForm", "RegistryForm", "check_entries", "stream_of"]
+__all__ = ["Compression", "Format", "InputForm", "JobForm", "OutputForm", "RegistryForm", "check_entries", "stream_of", "table_of"]
 
 Format = Literal["jsonl", "avro", "parquet"]
 Compression = Literal["none", "gzip", "zstd"]
@@ -23,19 +24,24 @@ Compression = Literal["none", "gzip", "zstd"]
 _LARGEST_PART = 32 << 20
 _LARGEST_STATE = 1 << 40
 _LIVE_ONLY = ("checkpoint", "slice", "idle_after", "max_slice_bytes", "stop_when_refused")
+_LOCAL_ONLY = ("watch", "slice", "max_slice_bytes", "max_refused", "part_bytes")
 
 
 def _check_path(text: str) -> str:
     scheme = SCHEME.match(text)
     if scheme is None or (scheme[1] == "file" and text.startswith("file:///")):
         return text
-    if scheme[1] in LATER_SCHEMES | STREAM_SCHEMES:
+    if scheme[1] in LATER_SCHEMES | STREAM_SCHEMES | TABLE_SCHEMES:
         raise ValueError(f"EV111 {scheme[1]}:// is not available yet: write a path")
     raise ValueError("EV103 no kind of place that we know: write a path, or file:/// and an absolute path")
 
 
-def stream_of(text: object) -> StreamAddress | None:
-    return StreamAddress.parse(text) if isinstance(text, str) and is_stream(text) else None
+def stream_of(text: object) -> StreamAddress | PubsubAddress | None:
+    return parse_stream(text) if isinstance(text, str) and is_stream(text) else None
+
+
+def table_of(text: object) -> TableAddress | None:
+    return TableAddress.parse(text) if isinstance(text, str) and is_table(text) else None
 
 
 def _check_input(text: str) -> str:
@@ -51,7 +57,9 @@ def _check_inputs(texts: list[str]) -> list[str]:
 def _check_output(text: str) -> str:
     stream = stream_of(text)
     if stream is None:
-        return _check_path(text)
+        return text if table_of(text) is not None else _check_path(text)
+    if isinstance(stream, PubsubAddress):
+        return text
     if len(stream.topics) > 1:
         raise ValueError("EV103 more than one topic: write one")
     if "?" in text:
@@ -78,10 +86,29 @@ def _check_registry(text: str) -> str:
     return text
 
 
-def _later_runner(value: Any) -> Any:
-    if isinstance(value, str) and value in ("flink", "dataflow"):
-        raise ValueError("EV111 not available yet: write local")
-    return value
+def _check_address(text: str) -> str:
+    found = re.match(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9][A-Za-z0-9._-]{0,252}):([0-9]{1,5})\Z", text)
+    if found is None or not 0 < int(found[2]) < 65536:
+        raise ValueError("EV103 not an address: write host:port, as localhost:8081")
+    return text
+
+
+def _check_bucket(text: str) -> str:
+    if re.match(r"gs://[a-z0-9][a-z0-9._-]{1,61}[a-z0-9](/[^/\x00-\x1f?#]+)*/?\Z", text) is None:
+        raise ValueError("EV103 not a place in a bucket: write gs://bucket/folder")
+    return text
+
+
+def _check_label(text: str) -> str:
+    if re.match(r"[a-z][a-z0-9_-]{0,62}(=[a-z0-9_-]{0,63})?\Z", text) is None:
+        raise ValueError("EV103 not a label: write name=value, in lower case")
+    return text
+
+
+def _check_option(text: str) -> str:
+    if re.match(r"--[a-z][a-z0-9_]*(=.*)?\Z", text, re.DOTALL) is None:
+        raise ValueError("EV103 not an option of Beam: write --name or --name=value")
+    return text
 
 
 def _from_environment(value: Any) -> Any:
@@ -118,6 +145,10 @@ _Refused = Annotated[
 
 
 _Listen = Annotated[Text, AfterValidator(_check_listen)]
+_Address = Annotated[Text, AfterValidator(_check_address)]
+_Bucket = Annotated[Text, AfterValidator(_check_bucket)]
+_Options = Annotated[list[Annotated[Text, AfterValidator(_check_option)]], Field(min_length=1)]
+_Labels = Annotated[list[Annotated[Text, AfterValidator(_check_label)]], Field(min_length=1)]
 _StopWhen = Annotated[
     Any,
     BeforeValidator(StopWhen.parse),
@@ -151,13 +182,14 @@ class InputForm(_WithSettings):
 
 
 class OutputForm(_WithSettings):
-    uri: _Output = Field(description="the folder to write to; or a topic: kafka://host:port/topic")
+    uri: _Output = Field(description="the folder to write to; a topic: kafka://host:port/topic; or a table: delta:///folder")
     format: _WrittenFormat | None = Field(default=None, description="that of the input where it is not given")
     compression: Compression | None = Field(default=None, description="of jsonl: none, gzip or zstd")
     partition_by: Literal["window"] | None = Field(default=None, description="window: a folder per window")
     key: Text | None = Field(default=None, description="the output field that is the key of a message")
     registry: RegistryForm | None = Field(default=None, description="the schema registry that the output's schema is registered in")
-    client: _Client | None = Field(default=None, description="settings of the stream's client")
+    client: _Client | None = Field(default=None, description="settings of the stream's or table's client")
+    evolve: _Flag | None = Field(default=None, description="of tables: whether a new version of the policy may add columns")
 
 
 class VariantForm(Form):
@@ -171,6 +203,29 @@ class DeadLettersForm(Form):
     custodian: Text = Field(description="the file of the custodian's public key")
 
 
+class FlinkForm(Form):
+    master: _Address = Field(description="host:port of Flink's REST interface")
+    worker_pool: _Address | None = Field(default=None, description="where the workers are, seen from a TaskManager; 127.0.0.1:50000")
+    job_server: Text | None = Field(default=None, description="Beam's job server: a jar, a folder of jars, or host:port of a running one")
+    version: Annotated[Text, WithJsonSchema({"type": "string", "pattern": r"^[12]\.[0-9]+$"})] | None = Field(
+        default=None, description="of Flink, where Beam's own job server is downloaded"
+    )
+    checkpointing: _Clock | None = Field(default=None, description="how often Flink makes a checkpoint; default: 10s")
+    restarts: _Count | None = _count("how often a job may restart before it has failed", 1000)
+    options: _Options | None = Field(default=None, description="further options of Beam, which go before ours")
+
+
+class DataflowForm(Form):
+    project: Text = Field(description="the project of Google Cloud")
+    region: Text = Field(description="where the workers run")
+    temp_location: _Bucket = Field(description="where Dataflow keeps what is temporary and staged: gs://bucket/folder")
+    wheel: Text | None = Field(default=None, description="the wheel of eventveil that workers install, where their image has none")
+    template: _Bucket | None = Field(default=None, description="write a template there, and start nothing")
+    labels: _Labels | None = Field(default=None, description="labels of the job beside ours, as team=data")
+    update: _Flag | None = Field(default=None, description="take the place of the job of this name that runs")
+    options: _Options | None = Field(default=None, description="further options of Beam, which go before ours")
+
+
 class JobForm(Form):
     job: Name = Field(description="the name of the job")
     input: InputForm = Field(description="where events come from")
@@ -178,8 +233,10 @@ class JobForm(Form):
     keys: Text | None = Field(default=None, description="the file of the keyring, or env:NAME")
     dead_letters: DeadLettersForm | None = Field(default=None, description="where refused events are kept, and who may open them")
     allow_loss: _Flag = Field(default=False, description="whether refused events may be lost")
-    runner: Annotated[Literal["local"], BeforeValidator(_later_runner)] = Field(default="local", description="what runs the job")
-    workers: _Count = _count("how many cores it uses", 64, 1)
+    runner: Literal["local", "flink", "dataflow"] = Field(default="local", description="what runs the job")
+    flink: FlinkForm | None = Field(default=None, description="the Flink that runs the job")
+    dataflow: DataflowForm | None = Field(default=None, description="the Dataflow that runs the job")
+    workers: _Count = _count("how many cores it uses; on Flink, its parallelism", 64, 1)
     max_refused: _Refused = Field(default=None, description="the count or share of refused events above which the job has failed")
     max_event_bytes: _Count | None = _count("the largest event that is read", 1 << 30)
     part_bytes: _Count | None = _count("decompressed input of one output part", _LARGEST_PART)
@@ -204,16 +261,20 @@ def check_entries(form: JobForm, document: Mapping, reader: Reader) -> None:
     """What each entry of an input or output is for."""
     uri = form.input.uri
     stream = stream_of(uri if isinstance(uri, str) else uri[0])
-    _check_end(form.input, stream is not None, ("input",), document, reader)
+    _check_stream_end(form.input, stream, ("input",), document, reader)
     for number, variant in enumerate(form.variants):
-        _check_end(variant.output, stream_of(variant.output.uri) is not None, ("variants", number, "output"), document, reader)
+        at = ("variants", number, "output")
+        if table_of(variant.output.uri) is not None:
+            _check_table(variant.output, at, document, reader)
+        else:
+            _check_stream_end(variant.output, stream_of(variant.output.uri), at, document, reader)
     if form.input.envelope is not None and form.input.format not in (None, "json", "jsonl"):
         line = line_at(document, ("input", "envelope"))
         reader.add(line, "EV103", f"input.envelope does not go with {form.input.format}", "remove it: envelopes are of JSON")
     is_live = stream is not None or form.watch
     if stream is not None and form.watch:
         reader.add(line_at(document, ["watch"]), "EV103", "watch does not go with a stream", "remove it: a stream is read on anyway")
-    if is_live and form.checkpoint is None and "checkpoint" not in reader.unread:
+    if is_live and form.runner != "dataflow" and form.checkpoint is None and "checkpoint" not in reader.unread:
         what = "a stream is read" if stream is not None else "folders are watched"
         line = line_at(document, ["watch"] if stream is None else ["input", "uri"])
         reader.add(
@@ -223,13 +284,45 @@ def check_entries(form: JobForm, document: Mapping, reader: Reader) -> None:
         if getattr(form, name) is not None:
             fact = f"{name} is for streams, and files are read once"
             reader.add(line_at(document, [name]), "EV103", fact, "remove it, or say watch: true")
+    _check_engine(form, document, reader)
 
 
-def _check_end(end: InputForm | OutputForm, is_stream: bool, at: tuple[str | int, ...], document: Mapping, reader: Reader) -> None:
+def _check_engine(form: JobForm, document: Mapping, reader: Reader) -> None:
+    """What runs the job, and what is for it alone."""
+    for name, kind in (("flink", FlinkForm), ("dataflow", DataflowForm)):
+        line = line_at(document, [name])
+        if form.runner != name and getattr(form, name) is not None:
+            remedy = f"say runner: {name}, or remove it"
+            reader.add(line, "EV103", f"{name} does not go with runner: {form.runner}", remedy)
+        elif form.runner == name and getattr(form, name) is None and name not in reader.unread:
+            needed = ", ".join(entry for entry, field in kind.model_fields.items() if field.is_required())
+            fact = f"the runner is {name}, and nothing says where that is"
+            reader.add(line_at(document, ["runner"]), "EV104", fact, f"add {name}: with {needed}")
+    if form.runner == "local":
+        return
+    for name in _LOCAL_ONLY:
+        if getattr(form, name):
+            fact = f"{name} is for the local runner, and this job runs on {form.runner}"
+            reader.add(line_at(document, [name]), "EV103", fact, "remove it, or say runner: local")
+
+
+def _check_table(end: OutputForm, at: tuple[str | int, ...], document: Mapping, reader: Reader) -> None:
+    for name, remedy in (("format", "the table has its own"), ("compression", "the table has its own"), ("key", "rows have none")):
+        if getattr(end, name) is not None:
+            reader.add(line_at(document, (*at, name)), "EV103", f"{place([*at, name])} is not for tables", f"remove it: {remedy}")
+    if end.registry is not None:
+        reader.add(line_at(document, (*at, "registry")), "EV103", f"{place([*at, 'registry'])} is for streams", "remove it")
+
+
+def _check_stream_end(
+    end: InputForm | OutputForm, stream: StreamAddress | PubsubAddress | None, at: tuple[str | int, ...], document: Mapping, reader: Reader
+) -> None:
     def refuse(name: str, fact: str, remedy: str) -> None:
         reader.add(line_at(document, (*at, name)), "EV103", f"{place([*at, name])} {fact}", remedy)
 
-    if not is_stream:
+    if getattr(end, "evolve", None) is not None:
+        refuse("evolve", "is for tables", "remove it")
+    if stream is None:
         for name in ("client", "registry", "key"):
             if getattr(end, name, None) is not None:
                 refuse(name, "is for streams", "remove it")
@@ -239,8 +332,11 @@ def _check_end(end: InputForm | OutputForm, is_stream: bool, at: tuple[str | int
     if end.format == "parquet":
         refuse("format", "cannot be 'parquet'", "write json or avro: a message is one event")
     if end.compression is not None:
-        refuse("compression", "is for files", "write compression.type, a setting of the client")
-    if end.registry is not None and end.format not in (None, "avro"):
+        remedy = "write compression.type, a setting of the client" if isinstance(stream, StreamAddress) else "remove it"
+        refuse("compression", "is for files", remedy)
+    if end.registry is not None and not isinstance(stream, StreamAddress):
+        refuse("registry", "is for Kafka", "remove it")
+    elif end.registry is not None and end.format not in (None, "avro"):
         refuse("registry", f"does not go with {end.format}", "write format: avro, or remove it")
     if isinstance(end, OutputForm) and end.partition_by is not None:
         refuse("partition_by", "is for folders", "remove it: messages name their window in a header")

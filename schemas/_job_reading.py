@@ -14,6 +14,7 @@ from eventveil.schemas.document import Hidden, Mapping, Sequence, place, shorten
 from eventveil.schemas.errors import Problem
 from eventveil.schemas.references import REFERENCE, from_home, unfilled
 from eventveil.schemas.streams import LATER_SCHEMES, SCHEME, STREAM_SCHEMES, Settings, is_secret, owned
+from eventveil.schemas.tables import TABLE_SCHEMES
 
 __all__ = ["Reader", "with_clients"]
 
@@ -138,7 +139,7 @@ def _is_setting(at: tuple[str | int, ...]) -> bool:
     return bool(below) and "." in str(below[0])
 
 
-_ENTRIES = {"uri", "format", "compression", "partition_by", "key", "envelope"}
+_ENTRIES = {"uri", "format", "compression", "partition_by", "key", "envelope", "evolve"}
 
 
 def with_clients(filled: Mapping) -> Iterator[tuple[tuple[str | int, ...], Mapping]]:
@@ -153,11 +154,12 @@ def with_clients(filled: Mapping) -> Iterator[tuple[tuple[str | int, ...], Mappi
             continue
         uris = entry.get("uri")
         schemes = {found and found[1] for uri in (uris if isinstance(uris, list) else [uris]) for found in [SCHEME.match(str(uri))]}
-        if schemes & LATER_SCHEMES:
+        # Tables are written to, and not read yet.
+        if schemes & (LATER_SCHEMES | (TABLE_SCHEMES if at == ("input",) else frozenset())):
             # That it is not available is said by the address; what only its client would read is not judged.
             for key in set(entry) - _ENTRIES:
                 entry.pop(key)
-        elif uris is not None and not schemes & STREAM_SCHEMES:
+        elif uris is not None and not schemes & (STREAM_SCHEMES | TABLE_SCHEMES):
             continue
         yield at, entry
         registry = entry.get("registry")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import glob
 import os
+import re
+from collections.abc import Callable
 from collections.abc import Mapping as Environment
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +17,18 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from eventveil.schemas._job_forms import Compression, Format, JobForm, OutputForm, RegistryForm, check_entries, stream_of
+from eventveil.schemas._job_forms import (
+    Compression,
+    DataflowForm,
+    FlinkForm,
+    Format,
+    JobForm,
+    OutputForm,
+    RegistryForm,
+    check_entries,
+    stream_of,
+    table_of,
+)
 from eventveil.schemas._job_reading import Reader, with_clients
 from eventveil.schemas.document import Mapping, line_at, parse_document, place, read_document_text
 from eventveil.schemas.durations import Duration
@@ -23,18 +36,23 @@ from eventveil.schemas.errors import PolicyError
 from eventveil.schemas.grammar import empties, explain, published
 from eventveil.schemas.limits import Limit, StopWhen
 from eventveil.schemas.references import fill_references
-from eventveil.schemas.streams import RegistryDoc, Settings, StreamAddress
+from eventveil.schemas.streams import PubsubAddress, RegistryDoc, Settings, StreamAddress
+from eventveil.schemas.tables import TableAddress
 
 __all__ = [
+    "DataflowDoc",
     "DeadLettersDoc",
+    "FlinkDoc",
     "InputDoc",
     "Job",
     "Limit",
     "OutputDoc",
+    "PubsubAddress",
     "RegistryDoc",
     "Settings",
     "StopWhen",
     "StreamAddress",
+    "TableAddress",
     "VariantDoc",
     "fill_references",
     "job_json_schema",
@@ -60,7 +78,7 @@ class InputDoc:
     uri: tuple[str, ...]
     format: Format | None = None
     compression: Compression | None = None
-    stream: StreamAddress | None = None
+    stream: StreamAddress | PubsubAddress | None = None
     client: Settings = ()
     registry: RegistryDoc | None = None
     envelope: Literal["debezium"] | None = None
@@ -71,7 +89,8 @@ class OutputDoc:
     """Where a variant's events go. `format` None: that of the input; `compression` None: none.
 
     Attributes:
-        stream: the topic that is written to; None where files are written.
+        stream: the topic that is written to; None where files are written, or a table.
+        table: that is written to. evolve: whether a new version of the policy may add columns to it.
         key: the output field whose value is the key of a message; None where the record id is.
         registry: where the schema of messages is registered.
     """
@@ -80,10 +99,12 @@ class OutputDoc:
     format: Format | None = None
     compression: Compression | None = None
     partition_by: Literal["window"] | None = None
-    stream: StreamAddress | None = None
+    stream: StreamAddress | PubsubAddress | None = None
     client: Settings = ()
     registry: RegistryDoc | None = None
     key: str | None = None
+    table: TableAddress | None = None
+    evolve: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +122,45 @@ class DeadLettersDoc:
 
     uri: str
     custodian: Path
+
+
+@dataclass(frozen=True)
+class FlinkDoc:
+    """The Flink that a job runs on. None: the default of the runner.
+
+    Attributes:
+        master: host:port of its REST interface. worker_pool: where workers are started, seen from a TaskManager.
+        job_server: a jar, a folder of jars, or host:port. version: of the one that is downloaded.
+        restarts: how often a job may restart.
+        options: of Beam, which go before ours.
+    """
+
+    master: str
+    worker_pool: str | None = None
+    job_server: str | None = None
+    version: str | None = None
+    checkpointing: Duration | None = None
+    restarts: int | None = None
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DataflowDoc:
+    """The Dataflow that a job runs on.
+
+    Attributes:
+        wheel: of eventveil, which workers install. template: where a template is written, in place of a start. update: whether the job of this name is replaced.
+        labels: ``name=value``, beside ours. options: of Beam, which go before ours.
+    """
+
+    project: str
+    region: str
+    temp_location: str
+    wheel: str | None = None
+    template: str | None = None
+    labels: tuple[str, ...] = ()
+    update: bool = False
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,6 +199,8 @@ class Job:
     watch: bool
     metrics: str | None
     stop_when_refused: StopWhen | None
+    flink: FlinkDoc | None
+    dataflow: DataflowDoc | None
     file: str = field(compare=False)
     document: Mapping = field(compare=False, repr=False)
 
@@ -166,14 +228,21 @@ def job_json_schema() -> dict[str, Any]:
     return published(JobForm, "eventveil job")
 
 
-def load_job(path: str | Path, environ: Environment[str, str] = os.environ) -> Job:
+def load_job(path: str | Path, environ: Environment[str, str] = os.environ, where: Environment[str, Any] | None = None) -> Job:
     """Read a job from a file. Raises PolicyError with everything that is wrong (EV1xx)."""
-    return parse_job(read_document_text(path), str(path), environ)
+    return parse_job(read_document_text(path), str(path), environ, where)
 
 
-def parse_job(text: str | bytes, file: str, environ: Environment[str, str] = os.environ) -> Job:
-    """Read a job from text; its relative paths are relative to `file`. Raises PolicyError with everything that is wrong (EV1xx)."""
+def parse_job(text: str | bytes, file: str, environ: Environment[str, str] = os.environ, where: Environment[str, Any] | None = None) -> Job:
+    """Read a job from text; its relative paths are relative to `file`. Raises PolicyError with everything that is wrong (EV1xx).
+
+    Args:
+        where: what is said beside the job about where it runs: ``runner``, and entries of ``flink`` and ``dataflow``. It goes first.
+    """
     document = parse_document(text, file)
+    for name, value in (where or {}).items():
+        below = document.get(name)
+        document[name] = Mapping({**below, **value}, below.line, below.lines) if isinstance(below, Mapping) else _said(value)
     reader = Reader(file, environ)
     reader.problems += empties(document, file)
     reader.find_secrets(document, ())
@@ -195,6 +264,10 @@ def parse_job(text: str | bytes, file: str, environ: Environment[str, str] = os.
     return job
 
 
+def _said(value: Any) -> Any:
+    return Mapping({key: _said(entry) for key, entry in value.items()}) if isinstance(value, dict) else value
+
+
 def _settled(form: JobForm, settings: dict[tuple[str | int, ...], Settings], document: Mapping, file: str) -> Job:
     home = Path(file).parent
 
@@ -210,9 +283,9 @@ def _settled(form: JobForm, settings: dict[tuple[str | int, ...], Settings], doc
         return None if given is None else RegistryDoc(given.url, settings.get((*at, "registry"), ()))
 
     def output(given: OutputForm, *at: str | int) -> OutputDoc:
-        stream = stream_of(given.uri)
+        stream, table = stream_of(given.uri), table_of(given.uri)
         return OutputDoc(
-            uri=str(path(given.uri) if stream is None else stream),
+            uri=str(path(given.uri) if stream is None and table is None else stream or table),
             format=_format(given.format, given.registry),
             compression=given.compression,
             partition_by=given.partition_by,
@@ -220,12 +293,14 @@ def _settled(form: JobForm, settings: dict[tuple[str | int, ...], Settings], doc
             client=settings.get(at, ()),
             registry=registry(given.registry, *at),
             key=given.key,
+            table=table,
+            evolve=bool(given.evolve),
         )
 
     given, letters = form.input, form.dead_letters
     uris = [given.uri] if isinstance(given.uri, str) else given.uri
     stream = stream_of(uris[0])
-    if stream is not None and stream.group is None:
+    if isinstance(stream, StreamAddress) and stream.group is None:
         stream = replace(stream, group=f"eventveil-{form.job}")
     return Job(
         name=form.job,
@@ -261,8 +336,38 @@ def _settled(form: JobForm, settings: dict[tuple[str | int, ...], Settings], doc
         watch=form.watch,
         metrics=form.metrics,
         stop_when_refused=form.stop_when_refused,
+        flink=None if form.flink is None else _flink(form.flink, path),
+        dataflow=None if form.dataflow is None else _dataflow(form.dataflow, path),
         file=file,
         document=document,
+    )
+
+
+def _flink(form: FlinkForm, path: Callable[[str], Path]) -> FlinkDoc:
+    server = form.job_server
+    if server is not None and re.search(r":[0-9]{1,5}\Z", server) is None:
+        server = str(path(server))
+    return FlinkDoc(
+        master=form.master,
+        worker_pool=form.worker_pool,
+        job_server=server,
+        version=form.version,
+        checkpointing=form.checkpointing,
+        restarts=form.restarts,
+        options=tuple(form.options or ()),
+    )
+
+
+def _dataflow(form: DataflowForm, path: Callable[[str], Path]) -> DataflowDoc:
+    return DataflowDoc(
+        project=form.project,
+        region=form.region,
+        temp_location=form.temp_location,
+        wheel=None if form.wheel is None else str(path(form.wheel)),
+        template=form.template,
+        labels=tuple(form.labels or ()),
+        update=bool(form.update),
+        options=tuple(form.options or ()),
     )
 
 
@@ -275,9 +380,9 @@ def _check_apart(job: Job, reader: Reader) -> None:
     names: dict[str, int] = {}
     folders: list[tuple[Path, str]] = []
     topics: dict[tuple[str, str], str] = {}
-    source = job.input.stream
-    for topic in source.topics if source is not None else ():
-        topics.update({(server, topic): "input.uri" for server in source.servers.split(",")} if source is not None else {})
+    if job.input.stream is not None and not isinstance(job.input.stream, PubsubAddress):
+        # A subscription is no topic: what it is of, only the service knows.
+        topics.update(dict.fromkeys(_places(job.input.stream), "input.uri"))
 
     def claim(uri: str, *at: str | int) -> None:
         folder, entry = Path(os.path.normpath(uri)), place(at)
@@ -297,13 +402,23 @@ def _check_apart(job: Job, reader: Reader) -> None:
                 fact = f"variants[{number}].name is that of variants[{names[variant.name]}]"
                 reader.add(job.line_of("variants", number, "name"), "EV103", fact, "give each variant a name of its own")
             names.setdefault(variant.name, number)
-        stream, entry = variant.output.stream, f"variants[{number}].output.uri"
-        if stream is None:
+        stream, table, entry = variant.output.stream, variant.output.table, f"variants[{number}].output.uri"
+        if stream is None and table is None:
             claim(variant.output.uri, "variants", number, "output", "uri")
             continue
-        places = [(server, stream.topics[0]) for server in stream.servers.split(",")]
+        if table is not None and table.kind == "delta" and table.is_local:
+            claim(table.place, "variants", number, "output", "uri")
+            continue
+        places = _places(stream) if stream is not None else [(variant.output.uri, "")]
         taken = [topics[found] for found in places if found in topics]
         if taken:
-            line = job.line_of("variants", number, "output", "uri")
-            reader.add(line, "EV103", f"{entry} and {taken[0]} are one topic", "give each output a topic of its own")
+            line, what = job.line_of("variants", number, "output", "uri"), "topic" if stream is not None else "table"
+            reader.add(line, "EV103", f"{entry} and {taken[0]} are one {what}", f"give each output a {what} of its own")
         topics.update(dict.fromkeys(places, entry))
+
+
+def _places(stream: StreamAddress | PubsubAddress) -> list[tuple[str, str]]:
+    """Server and topic, for each of both."""
+    if isinstance(stream, PubsubAddress):
+        return [(stream.project, stream.name)]
+    return [(server, topic) for topic in stream.topics for server in stream.servers.split(",")]

@@ -1,6 +1,7 @@
 """Addresses of streams, and the settings that a job hands to their clients.
 
-A stream is addressed as ``kafka://host:port,host:port/topic?group=name``. What its client needs beyond that, certificates and
+A stream is addressed as ``kafka://host:port,host:port/topic?group=name``, or as ``pubsub://project/subscription`` (where it is
+written, ``pubsub://project/topic``). What its client needs beyond that, certificates and
 passwords above all, stands beside the address, under the client's own names; those that decide what is read, written or kept are ours.
 """
 
@@ -9,16 +10,30 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["LATER_SCHEMES", "SCHEME", "STREAM_SCHEMES", "RegistryDoc", "Settings", "StreamAddress", "is_secret", "is_stream", "owned"]
+__all__ = [
+    "LATER_SCHEMES",
+    "SCHEME",
+    "STREAM_SCHEMES",
+    "PubsubAddress",
+    "RegistryDoc",
+    "Settings",
+    "StreamAddress",
+    "is_secret",
+    "is_stream",
+    "owned",
+    "parse_stream",
+]
 
 Settings = tuple[tuple[str, str], ...]
 """Names and values for a client, by name; values may hold references."""
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-STREAM_SCHEMES = frozenset({"kafka"})
-LATER_SCHEMES = frozenset({"abfs", "bigquery", "delta", "gs", "hdfs", "iceberg", "pubsub", "s3"})
+STREAM_SCHEMES = frozenset({"kafka", "pubsub"})
+LATER_SCHEMES = frozenset({"abfs", "gs", "hdfs", "s3"})
 
 _SERVER = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252}))(?::([0-9]{1,5}))?\Z")
+_PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]{1,98}[a-z0-9]\Z")
+_PUBSUB_NAME = re.compile(r"(?!goog)[A-Za-z][A-Za-z0-9._~+%-]{2,254}\Z")
 _KAFKA_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}\Z")
 _DEFAULT_PORT = 9092
 _ADDRESS = "remove it: the address names the brokers"
@@ -99,6 +114,36 @@ class StreamAddress:
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.servers}/{','.join(self.topics)}"
+
+
+@dataclass(frozen=True)
+class PubsubAddress:
+    """Where a stream of Google Cloud Pub/Sub is.
+
+    Attributes:
+        name: of the subscription that is read, or of the topic that is written.
+    """
+
+    project: str
+    name: str
+
+    scheme = "pubsub"
+
+    @classmethod
+    def parse(cls, text: str) -> PubsubAddress:
+        """Raises ValueError (EV103) where it is none."""
+        project, _, name = text.partition("://")[2].partition("/")
+        if _PROJECT.match(project) is None or _PUBSUB_NAME.match(name) is None:
+            raise ValueError("EV103 not an address of a stream: write pubsub://project/subscription, or pubsub://project/topic to write to")
+        return cls(project, name)
+
+    def __str__(self) -> str:
+        return f"pubsub://{self.project}/{self.name}"
+
+
+def parse_stream(text: str) -> StreamAddress | PubsubAddress:
+    """Raises ValueError (EV103) where it is none."""
+    return PubsubAddress.parse(text) if text.startswith("pubsub://") else StreamAddress.parse(text)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,10 @@ def run_live(
     with Reporter(ready.name, metrics=metrics, log_json=log_json, quiet=quiet, debug=debug) as reporter:
         _drain_on_signals(drain)
         try:
+            if ready.runner == "flink":
+                from eventveil.pipeline.runners.flink import run_on_flink
+
+                return run_on_flink(ready, job.workers, drain, reporter, from_now=from_now)
             return run(ready, job.workers, drain, reporter, until_caught_up=until_caught_up, from_now=from_now)
         except Exception as error:  # noqa: BLE001 - a defect is told as our own errors are, without its text
             told = error if isinstance(error, EventveilError) else internal_error(error)

@@ -186,11 +186,24 @@ def run(
     key: Annotated[
         Text, typer.Option(help="Of messages: the output field that is their key; default: the record id.", metavar="FIELD")
     ] = None,
+    runner: Annotated[Text, typer.Option(help="What runs the job: local, flink or dataflow; default: local.", metavar="RUNNER")] = None,
+    flink_master: Annotated[Text, typer.Option(help="Of Flink: its REST interface, as localhost:8081.", metavar="HOST:PORT")] = None,
+    worker_pool: Annotated[
+        Text, typer.Option(help="Of Flink: the worker pool, as a TaskManager sees it; default: 127.0.0.1:50000.", metavar="HOST:PORT")
+    ] = None,
+    job_server: Annotated[
+        Text, typer.Option(help="Of Flink: Beam's job server: a jar, a folder of jars, or host:port.", metavar="PLACE")
+    ] = None,
+    project: Annotated[Text, typer.Option(help="Of Dataflow: the project.", metavar="NAME")] = None,
+    region: Annotated[Text, typer.Option(help="Of Dataflow: where its workers run.", metavar="NAME")] = None,
+    temp_location: Annotated[Text, typer.Option(help="Of Dataflow: gs://bucket/folder for what is staged.", metavar="PLACE")] = None,
+    template: Annotated[Text, typer.Option(help="Of Dataflow: write a template there, and start nothing.", metavar="PLACE")] = None,
+    update: Annotated[bool, typer.Option("--update", help="Of Dataflow: take the place of the job of this name that runs.")] = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Of a stream: logs as JSON, on a terminal too.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary; only errors.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Log what Beam does, to standard error. Never shows an event.")] = False,
 ) -> None:
-    """Turn events into anonymous events, from files or a stream to files or a topic.
+    """Turn events into anonymous events, from files or a stream to files, tables or a topic.
 
     All that can be wrong with policy, keys and folders is found before an event is read. Output files appear whole or not at all, and a
     second run over the same input writes the same bytes: after an interruption, run again. What a policy refuses is kept, sealed:
@@ -209,6 +222,13 @@ def run(
     eventveil run --policy policy.yaml --input 'kafka://localhost:9092/orders?group=veil' \\
       --output out --format parquet --checkpoint state --keys keyring.json \\
       --dead-letters refused --custodian custodian.pub
+
+    Where one machine is not enough the same job runs on Flink or Dataflow. On Flink this process stays with it, and stops it with a
+    savepoint; a later run goes on from there.
+
+    \b
+    eventveil run job.yaml --runner flink --flink-master localhost:8081
+    eventveil run job.yaml --runner dataflow --project p --region r --temp-location gs://b/tmp
     """
     from eventveil.pipeline.cli.run import LiveFlags, run_job
 
@@ -237,7 +257,32 @@ def run(
         "key": key,
     }
     given = {name: value for name, value in flags.items() if value is not None}
-    raise typer.Exit(run_job(job, given, LiveFlags(until_caught_up, from_now, log_json), quiet=quiet, debug=debug))
+    flink = {"master": flink_master, "worker_pool": worker_pool, "job_server": job_server}
+    dataflow = {"project": project, "region": region, "temp_location": temp_location, "template": template, "update": update or None}
+    engines = {
+        name: {key: one for key, one in said.items() if one is not None} for name, said in (("flink", flink), ("dataflow", dataflow))
+    }
+    where = {**({} if runner is None else {"runner": runner}), **{name: said for name, said in engines.items() if said}}
+    raise typer.Exit(run_job(job, given, LiveFlags(until_caught_up, from_now, log_json), where, quiet=quiet, debug=debug))
+
+
+@app.command("worker-pool", short_help="Start Beam's Python workers for Flink on this machine.")
+def worker_pool_command(
+    listen: Annotated[str, typer.Option(help="Where Flink's TaskManagers ask for workers.", metavar="HOST:PORT")] = "127.0.0.1:50000",
+    insecure: Annotated[bool, typer.Option("--insecure", help="Listen on all interfaces: whoever reaches it can run code here.")] = False,
+) -> None:
+    """Start the Python workers that a Flink on this machine asks for; runs until it is stopped, and ends them with it.
+
+    One runs beside each TaskManager, or several TaskManagers of one machine share one. Beam's protocol knows no password: whoever
+    reaches the address can run code as you, so it listens on loopback unless told otherwise.
+
+    \b
+    eventveil worker-pool
+    eventveil worker-pool --listen 127.0.0.1:50001
+    """
+    from eventveil.pipeline.cli.worker_pool import start
+
+    raise typer.Exit(start(listen, insecure))
 
 
 @keys_app.command("new", short_help="Make a keyring.")

@@ -56,13 +56,21 @@ class LiveFlags:
     log_json: bool = False
 
 
-def run_job(document: str | None, flags: Mapping[str, Any], live: LiveFlags | None = None, *, quiet: bool, debug: bool) -> int:
-    """Run a job file, or the job that the flags describe; returns the exit code."""
+def run_job(
+    document: str | None,
+    flags: Mapping[str, Any],
+    live: LiveFlags | None = None,
+    where: Mapping[str, Any] | None = None,
+    *,
+    quiet: bool,
+    debug: bool,
+) -> int:
+    """Run a job file, or the job that the flags describe; returns the exit code. `where`: as for `parse_job`, beside either."""
     began = time.monotonic()
     live = live or LiveFlags()
     # Set before Beam is imported: it warns about cloud libraries that nobody asked for.
     logging.basicConfig(level=logging.DEBUG if debug else logging.ERROR, format="%(levelname)s %(name)s %(message)s")
-    job = _job(document, flags)
+    job = _job(document, flags, where)
     if not job.is_live and live != LiveFlags(log_json=live.log_json):
         fact = "--until-caught-up and --from-now are for streams, and this job reads files once"
         raise PolicyError(Problem(job.file, 0, "EV120", fact, "leave them out, or say --watch"))
@@ -70,7 +78,11 @@ def run_job(document: str | None, flags: Mapping[str, Any], live: LiveFlags | No
     if job.summary is not None:
         make_folder(os.path.dirname(job.summary) or ".")
     # Beam is slow to import: everything that can be wrong was found before.
-    if prepared.live is not None:
+    if prepared.runner == "dataflow":
+        from eventveil.pipeline.cli.submit import submit_to_dataflow
+
+        return submit_to_dataflow(prepared, quiet=quiet)
+    if prepared.live is not None or prepared.runner == "flink":
         from eventveil.pipeline.cli.live import run_live
 
         counters = run_live(prepared, job, live.until_caught_up, live.from_now, log_json=live.log_json, quiet=quiet, debug=debug)
@@ -83,18 +95,18 @@ def run_job(document: str | None, flags: Mapping[str, Any], live: LiveFlags | No
     summary = summarize(prepared.name, time.monotonic() - began, prepared.keys_id, policies, counters)
     if job.summary is not None:
         publish_file(str(job.summary), [json.dumps(summary.as_json(), indent=2).encode() + b"\n"])
-    if not quiet and (prepared.live is None or sys.stderr.isatty()) and not live.log_json:
+    if not quiet and ((prepared.live is None and prepared.runner == "local") or sys.stderr.isatty()) and not live.log_json:
         print(printable("\n".join(summary.lines())), file=sys.stderr)
     _check(summary, job)
     return 0
 
 
-def _job(document: str | None, flags: Mapping[str, Any]) -> Job:
+def _job(document: str | None, flags: Mapping[str, Any], where: Mapping[str, Any] | None) -> Job:
     if document is None:
         if "policy" in flags and _is_job(flags["policy"]):
             raise _misplaced(flags["policy"], "--policy names a job file", f"eventveil run {flags['policy']}")
         try:
-            return job_of_flags(flags)
+            return job_of_flags(flags, where)
         except PolicyError as error:
             raise PolicyError(_by_flag(problem) for problem in error.problems) from None
     if flags:
@@ -103,7 +115,7 @@ def _job(document: str | None, flags: Mapping[str, Any]) -> Job:
     found = load_document(document)
     if "job" not in found and "policy" in found:
         raise _misplaced(document, "this is a policy, not a job", f"eventveil run --policy {document} --input ... --output ...")
-    return load_job(document)
+    return load_job(document, where=where)
 
 
 def _is_job(path: str) -> bool:

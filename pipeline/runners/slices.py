@@ -23,11 +23,11 @@ from eventveil.pipeline.checkpoint.seal import StateSeal, WindowSeals
 from eventveil.pipeline.gate import Due, Fate, take_fates
 from eventveil.pipeline.graph import Work
 from eventveil.pipeline.prepare import Live, ReadyJob, Variant
-from eventveil.pipeline.report.pulse import PolicyCounts, Pulse, State
+from eventveil.pipeline.report.pulse import Pulse, State
 from eventveil.pipeline.report.reporter import Reporter
-from eventveil.pipeline.report.stop import RefusedGate
 from eventveil.pipeline.runners._pass import Passed, run_pass
-from eventveil.pipeline.sinks.files import FolderSink
+from eventveil.pipeline.runners._standing import counts_of, gate_of, identity_of
+from eventveil.pipeline.sinks.kinds import MessageSink
 from eventveil.pipeline.sources.stream import Unreachable
 from eventveil.pipeline.sources.watermark import Watermark
 from eventveil.schemas.errors import EventveilError, LimitError, Problem, StorageError, remedy_for
@@ -179,10 +179,11 @@ class _Loop:
         self._workers = workers
         self._drain = drain
         self._reporter = reporter
+        assert live.checkpoint is not None, "a local job on a stream without one is refused when it is read"
         self._folder = CheckpointFolder(live.checkpoint, StateSeal.of(load_keys(job.sealing.keys)))
         self._writer: CarryWriter | None = None
         self._held = _Held(0, {}, Watermark())
-        self._gate = _gate_of(job, live)
+        self._gate = gate_of(job, live)
         self._began = time.monotonic()
         self._slice_s = 0.0
         self._heard: dict[str, int] = {}
@@ -194,7 +195,7 @@ class _Loop:
 
     def open(self, from_now: bool) -> None:
         """Take the checkpoint over, or begin one."""
-        found = self._folder.open(self._identity(), from_now)
+        found = self._folder.open(identity_of(self._job, self._stream), from_now)
         before, slice_ = None, 0
         if found is not None and from_now and self._has_gap(found["state"]):
             # What comes now goes on in the same folders: later events, under later numbers.
@@ -212,7 +213,7 @@ class _Loop:
             self._held = _Held(slice_, self._patiently(lambda: self._stream.begin(latest)), Watermark())
         self._writer = self._folder.writer(_seals(self._job))
         for variant in self._job.variants:
-            if isinstance(variant.sink, FolderSink):
+            if not isinstance(variant.sink, MessageSink):
                 variant.sink.bind(self._folder.series, before)
         if found is None:
             self._folder.commit(self._held.as_json())
@@ -235,17 +236,6 @@ class _Loop:
     def close(self) -> None:
         self._stream.close()
         self._folder.close()
-
-    def _identity(self) -> dict[str, Any]:
-        variants = {
-            variant.name: {
-                "digest": variant.plan.digest,
-                "domain": variant.plan.domain,
-                "window": "" if variant.gathering is None else f"{variant.gathering.rule.duration} {variant.gathering.rule.zone}",
-            }
-            for variant in self._job.variants
-        }
-        return {"job": self._job.name, "keys": self._job.keys_id, "stream": self._stream.identity(), "variants": variants}
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
@@ -394,7 +384,7 @@ class _Loop:
             Pulse(
                 job=self._job.name,
                 state=state,
-                policies=tuple(_policy(variant.name, held.totals) for variant in self._job.variants),
+                policies=tuple(counts_of(variant.name, held.totals) for variant in self._job.variants),
                 slice=held.slice,
                 uptime_s=time.monotonic() - self._began,
                 lag=self._stream.lag(held.state) if held.state else None,
@@ -409,31 +399,6 @@ class _Loop:
                 problem=problem,
             )
         )
-
-
-def _gate_of(job: ReadyJob, live: Live) -> RefusedGate | None:
-    stop = live.stop_when
-    letters = None if job.letters is None else job.letters.folder
-    return None if stop is None else RefusedGate(stop.share, stop.over_us, letters=letters)
-
-
-def _policy(name: str, totals: Mapping[str, int]) -> PolicyCounts:
-    def of(what: str) -> dict[str, int]:
-        start = f"{name}|{what}|"
-        return {key.removeprefix(start): number for key, number in totals.items() if key.startswith(start)}
-
-    plain = {what: totals.get(f"{name}|{what}", 0) for what in ("in", "out", "filtered", "published", "withheld", "conflict")}
-    return PolicyCounts(
-        policy=name,
-        read=plain["in"],
-        out=plain["out"],
-        filtered=plain["filtered"],
-        published=plain["published"],
-        withheld=plain["withheld"] + plain["conflict"],
-        refused=of("refused"),
-        drift=of("drift"),
-        windows=of("windows"),
-    )
 
 
 def _seals(job: ReadyJob) -> dict[str, WindowSeals]:

@@ -18,7 +18,7 @@ from eventveil.pipeline.sinks._registry import register
 from eventveil.pipeline.sinks.publish import INTERNAL, Batches, in_shards
 from eventveil.schemas.errors import PolicyError, Problem, StorageError, did_you_mean
 from eventveil.schemas.events.paths import EACH, Path, parse_path
-from eventveil.schemas.job import OutputDoc, RegistryDoc
+from eventveil.schemas.job import OutputDoc, RegistryDoc, StreamAddress
 from eventveil.transforms.batch import ORDER, WINDOW, clock_of
 from eventveil.transforms.encode.avro_events import output_avro_schema
 from eventveil.transforms.encode.json_events import encode_json
@@ -289,7 +289,7 @@ def topic_sink(output: OutputDoc, plan: Plan, format: str, provenance: Mapping[s
     """
     from eventveil.pipeline.sources.kafka import Cluster
 
-    assert output.stream is not None, "files have a sink of their own"
+    assert isinstance(output.stream, StreamAddress), "what is no topic of Kafka has a sink of its own"
     sink = TopicSink(
         Cluster(output.stream.servers, output.client),
         output.stream.topics[0],

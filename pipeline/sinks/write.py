@@ -1,4 +1,4 @@
-"""Sinks as DoFns: whole parts -> files, batches -> messages."""
+"""Sinks as DoFns: whole parts -> files or tables, batches -> messages."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from eventveil.pipeline.assemble import AssembleParts
-from eventveil.pipeline.sinks.files import FolderSink
-from eventveil.pipeline.sinks.topic import MessageWriter, TopicSink
+from eventveil.pipeline.sinks.kinds import MessageSink, MessageWriter, PartSink
 from eventveil.transforms.batch import Part
 from eventveil.transforms.beam.guard import Step, guarded
 from eventveil.transforms.keys.keyring import load_keys
@@ -18,9 +17,9 @@ __all__ = ["WriteMessages", "WriteParts"]
 
 
 class WriteParts(AssembleParts):
-    """Veiled batches -> one file per part, and window where the sink partitions by it."""
+    """Veiled batches -> whole parts: of files one per part, and window where the sink partitions by it; of a table a commit."""
 
-    def __init__(self, sink: FolderSink, domain: str, keys: str) -> None:
+    def __init__(self, sink: PartSink, domain: str, keys: str) -> None:
         self._sink = sink
         self._domain = domain
         self._keys = keys
@@ -36,7 +35,7 @@ class WriteParts(AssembleParts):
 class WriteMessages(Step):
     """Veiled batches -> messages of a topic. A bundle is over when the broker has acknowledged all of them."""
 
-    def __init__(self, sink: TopicSink, keys: str) -> None:
+    def __init__(self, sink: MessageSink, keys: str) -> None:
         self._sink = sink
         self._keys = keys
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import confluent_kafka as ck
 import pyarrow as pa
@@ -22,6 +22,9 @@ from eventveil.pipeline.sources._parts import mark_parts
 from eventveil.pipeline.sources.files import BATCH_BYTES
 from eventveil.pipeline.sources.stream import State
 from eventveil.schemas.errors import StorageError
+
+if TYPE_CHECKING:
+    from eventveil.pipeline.sources.kafka_stream import Groups
 
 __all__ = ["Cluster", "KafkaStream", "TopicRange", "read_topic"]
 
@@ -112,6 +115,7 @@ class KafkaStream:
 
     def __init__(self, cluster: Cluster, topics: tuple[str, ...], group: str, groups: int = 1) -> None:
         self._cluster = cluster.with_group(group)
+        self._group = group
         self._topics = tuple(sorted(set(topics)))
         self._groups = groups
         self._place = f"kafka://{cluster.bootstrap}/{','.join(self._topics)}"
@@ -164,6 +168,11 @@ class KafkaStream:
 
     def committed(self, state: State) -> None:
         self._teller.tell({lane_named(lane): at for lane, at in state["positions"].items()})
+
+    def on_engine(self, wants: frozenset[str], batch_bytes: int, idle_after_us: int) -> Groups:
+        from eventveil.pipeline.sources.kafka_stream import Groups
+
+        return Groups(self._cluster, self._topics, self._group, self._groups, idle_after_us / 1e6, wants, batch_bytes)
 
     def close(self) -> None:
         self._teller.close()

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
-import pyarrow as pa
 from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
 from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.transforms.window import TimestampedValue
@@ -22,18 +21,16 @@ from apache_beam.utils.timestamp import Duration, Timestamp
 from eventveil.pipeline.sources._kafka_group import tell_group
 from eventveil.pipeline.sources._kafka_reader import Reader, lane_named, name_of, park, take
 from eventveil.pipeline.sources._topic_progress import Claim, Progress, ProgressCoder, ProgressTracker
+from eventveil.pipeline.sources.decode_inside import DecodeInside, Decoding, tagged
 from eventveil.pipeline.sources.kafka import Cluster, KafkaStream
 from eventveil.pipeline.sources.stream import State, Unreachable
 from eventveil.pipeline.sources.watermark import Watermark
 from eventveil.transforms.batch import Clock, Part, with_clock, with_kind, with_part
-from eventveil.transforms.beam.anonymize import REFUSED_TAG, DecodeEvents
 from eventveil.transforms.beam.guard import guarded
-from eventveil.transforms.decode.reading import Reading
-from eventveil.transforms.event_times import least_latest
-from eventveil.transforms.plan import Plan
+from eventveil.transforms.beam.split import SplitByType
 from eventveil.transforms.seal import Sealing
 
-__all__ = ["Groups", "ReadTopics", "read_topics"]
+__all__ = ["Groups", "ReadTopics"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -65,6 +62,15 @@ class Groups:
 
     def stream(self) -> KafkaStream:
         return KafkaStream(self.cluster, self.topics, self.group, self.groups)
+
+    def read(
+        self, root: beam.Pipeline, state: State, decodings: Sequence[Decoding], split: SplitByType | None, sealing: Sealing
+    ) -> tuple[dict[str, beam.PCollection], beam.PCollection]:
+        """(Decoded batches by tag, letters) of topics, from `state` on, as `KafkaStream.begin` gives it."""
+        groups = root | "Start" >> beam.Impulse() | "ListGroups" >> beam.ParDo(ListGroups(self, state)).with_output_types(Group)
+        decode = DecodeInside(decodings, split, sealing)
+        reader = beam.ParDo(ReadTopics(self, decode)).with_outputs(*decode.tags)
+        return tagged(groups | "SpreadGroups" >> beam.Reshuffle() | "ReadTopics" >> reader, decodings)
 
 
 @dataclass(frozen=True)
@@ -116,21 +122,18 @@ _ESTIMATOR: Any = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.def
 
 
 class ReadTopics(beam.DoFn):
-    """A group of partitions -> its events as decoded batches; what cannot be decoded -> letters under the tag ``refused``.
+    """A group of partitions -> its events as decoded batches, tagged as `DecodeInside` does; what cannot be decoded -> letters.
 
     A batch is marked as a part of its own, with the clock that it was read under: the watermark that had been reported, and the time.
     Where batches end may differ when they are read again.
 
     Args:
-        plans: the policies behind: event times are read as they say, and the least of them counts.
+        decode: event times are read as the policies behind it say, and the least of them counts.
     """
 
-    def __init__(
-        self, source: Groups, reading: Reading, plans: Sequence[Plan], policies: Sequence[tuple[str, str]], sealing: Sealing
-    ) -> None:
+    def __init__(self, source: Groups, decode: DecodeInside) -> None:
         self._source = source
-        self._plans = tuple(plans)
-        self._decode = DecodeEvents(reading, policies, sealing)
+        self._decode = decode
 
     def setup(self) -> None:
         self._decode.setup()
@@ -209,17 +212,17 @@ class ReadTopics(beam.DoFn):
                 continue
             part = Part(name_of(lane), int(batch.column("position")[0].as_py()))
             raw = with_clock(with_part(with_kind(batch, "messages"), part), clock)
-            letters, decoded = self._decode.process(raw)
-            appended = decoded.column("appended") if "appended" in decoded.schema.names else None
-            times = least_latest(self._plans, decoded.column("event"), now, appended)
+            outputs = list(self._decode.process(raw, now))
+            times = [found for *_, found in outputs if found is not None]
             least = reported
-            if times is not None:
-                latest[part.origin] = max(times[1], latest.get(part.origin, times[1]))
-                least = Timestamp(micros=times[0])
+            if times:
+                highest = min(highest for _, highest in times)
+                latest[part.origin] = max(highest, latest.get(part.origin, highest))
+                least = Timestamp(micros=min(lowest for lowest, _ in times))
             # Never behind what was reported: Beam would drop it without a word.
             stamp = max(one for one in (least, reported, beam.utils.timestamp.MIN_TIMESTAMP) if one is not None)
-            yield beam.pvalue.TaggedOutput(REFUSED_TAG, TimestampedValue(letters.value, stamp))
-            yield TimestampedValue(decoded, stamp)
+            for tag, batch, _ in outputs:
+                yield beam.pvalue.TaggedOutput(tag, TimestampedValue(batch, stamp))
         progress: Progress = tracker.current_restriction()
         watermark = Watermark.from_json(progress.watermark)
         lanes = list(progress.positions)
@@ -245,21 +248,3 @@ class _Told:
 
 def _group_of(lane: str, source: Groups) -> int:
     return lane_named(lane)[1] % source.groups
-
-
-def read_topics(
-    root: beam.Pipeline,
-    source: Groups,
-    state: State,
-    reading: Reading,
-    plans: Sequence[Plan],
-    policies: Sequence[tuple[str, str]],
-    sealing: Sealing,
-) -> tuple[beam.PCollection, beam.PCollection]:
-    """(decoded batches, letters) of topics, from `state` on, as `KafkaStream.begin` gives it."""
-    groups = root | "Start" >> beam.Impulse() | "ListGroups" >> beam.ParDo(ListGroups(source, state)).with_output_types(Group)
-    reader = ReadTopics(source, reading, plans, policies, sealing)
-    outputs = groups | "SpreadGroups" >> beam.Reshuffle() | "ReadTopics" >> beam.ParDo(reader).with_outputs(REFUSED_TAG, main="decoded")
-    for output in (outputs["decoded"], outputs[REFUSED_TAG]):
-        output.element_type = pa.RecordBatch
-    return outputs["decoded"], outputs[REFUSED_TAG]

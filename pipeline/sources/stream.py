@@ -6,11 +6,19 @@ Nothing here is forgotten or skipped: where events are gone before they were rea
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from eventveil.schemas.errors import Unreachable
 
-__all__ = ["State", "Stream", "Unreachable"]
+if TYPE_CHECKING:
+    import apache_beam as beam
+
+    from eventveil.pipeline.sources.decode_inside import Decoding
+    from eventveil.transforms.beam.split import SplitByType
+    from eventveil.transforms.seal import Sealing
+
+__all__ = ["EngineSource", "State", "Stream", "Unreachable"]
 
 State: TypeAlias = dict[str, Any]
 """JSON. Of Kafka: ``{"positions": {"orders/0": 17, ...}}``, the next offset to read; of a watched folder its own."""
@@ -65,4 +73,22 @@ class Stream(Protocol):
 
     def close(self) -> None:
         """Let go of clients and files."""
+        ...
+
+    def on_engine(self, wants: frozenset[str], batch_bytes: int, idle_after_us: int) -> EngineSource:
+        """The same stream where an engine reads it. Raises PolicyError EV120 where none can.
+
+        Args:
+            wants, batch_bytes: as for ranges. idle_after_us: as for the job.
+        """
+        ...
+
+
+class EngineSource(Protocol):
+    """A stream that an engine reads by a splittable DoFn, which decodes, and tells how far event time has come."""
+
+    def read(
+        self, root: beam.Pipeline, state: State, decodings: Sequence[Decoding], split: SplitByType | None, sealing: Sealing
+    ) -> tuple[dict[str, beam.PCollection], beam.PCollection]:
+        """(Decoded batches by tag, letters), from `state` on, as `Stream.begin` gives it."""
         ...

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from eventveil.pipeline.sources.files import Range, find_files, list_ranges
-from eventveil.pipeline.sources.stream import State
+from eventveil.pipeline.sources.stream import EngineSource, State
 from eventveil.schemas.errors import EventveilError, StorageError
 
 __all__ = ["WatchedFolders"]
@@ -113,6 +113,10 @@ class WatchedFolders:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+    def on_engine(self, wants: frozenset[str], batch_bytes: int, idle_after_us: int) -> EngineSource:
+        """Folders are watched by the local runner alone: that is said when a job is read."""
+        raise EventveilError.of("EV901", "folders are not watched by an engine")
 
     def _look(self) -> dict[str, _Known]:
         found: dict[str, _Known] = {}

@@ -12,7 +12,8 @@ import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from eventveil.pipeline.sources.kafka import Cluster
-from eventveil.pipeline.sources.kafka_stream import Groups, read_topics
+from eventveil.pipeline.sources.decode_inside import Decoding, decoded_tag
+from eventveil.pipeline.sources.kafka_stream import Groups
 from eventveil.transforms.batch import clock_of, part_of
 from eventveil.transforms.compile import load_plan
 from eventveil.transforms.decode.reading import Reading
@@ -43,9 +44,9 @@ def main(given: dict[str, Any]) -> None:
     stream.close()
     options = PipelineOptions(flags=["--streaming"], runner="FnApiRunner")
     with beam.Pipeline(runner="FnApiRunner", options=options) as root:
-        reading = Reading(plan.schema, plan.used)
-        decoded, letters = read_topics(root, source, state, reading, [plan], [(plan.name, plan.digest)], Sealing(given["keys"], None))
-        decoded | "NoteDecoded" >> beam.ParDo(Note(given["decoded"])).with_output_types(type(None))
+        decoding = Decoding(0, "", Reading(plan.schema, plan.used), (plan,), ((plan.name, plan.digest),))
+        decoded, letters = source.read(root, state, [decoding], None, Sealing(given["keys"], None))
+        decoded[decoded_tag(decoding)] | "NoteDecoded" >> beam.ParDo(Note(given["decoded"])).with_output_types(type(None))
         letters | "NoteLetters" >> beam.ParDo(Note(given["letters"])).with_output_types(type(None))
 
 

@@ -8,7 +8,7 @@ import random
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,11 @@ class Keep:
     def __init__(self, folder: Path) -> None:
         self._folder = str(folder)
 
-    def __call__(self, shard: WindowShard, batches: list[pa.RecordBatch]) -> Iterable[bytes]:
+    def __call__(self, shard: WindowShard, batches: list[pa.RecordBatch]) -> bool:
+        if Path(self._folder, f"stands-{shard.start_us}").exists():
+            return False
         Path(self._folder, f"published-{uuid.uuid4().hex}").write_bytes(pickle.dumps((shard, batches)))
-        return [f"{shard.variant} {shard.start_us}".encode()]
+        return True
 
 
 class Note(beam.DoFn):
@@ -127,8 +129,7 @@ def graph(root: beam.Pipeline, home: Path, plans: Mapping[str, Plan], gathering:
     batches = root | source
     batches.element_type = pa.RecordBatch
     veiled = {name: batches | f"Of/{name}" >> beam.ParDo(OfVariant(name)).with_output_types(pa.RecordBatch) for name in plans}
-    receipts, withheld = veiled | "Assemble" >> AssembleWindows(plans, gathering, str(home / "keyring.json"), Keep(home), **more)
-    receipts | "NoteReceipts" >> beam.ParDo(Note(home, "receipt"))
+    withheld = veiled | "Assemble" >> AssembleWindows(plans, gathering, str(home / "keyring.json"), Keep(home), **more)
     withheld | "NoteWithheld" >> beam.ParDo(Note(home, "withheld"))
 
 
@@ -251,7 +252,14 @@ class TestAReleasedWindow:
         assert [1, 2, 3] == sorted(numbers.values())
         assert [(2, numbers["bob"]), (3, numbers["cy"]), (4, None)] == seen["orders", 0, 0]
         assert ([(6, 1)], [(9, 1)]) == (seen["carts", 5, 0], seen["orders", 5, 0])
-        assert 4 == len(seen) == len(noted(home, "receipt"))
+        assert 4 == len(seen)
+
+    def test_where_another_content_stands_all_of_it_is_withheld(self, home: Path) -> None:
+        (home / f"stands-{int(BASE) * S}").touch()
+        run(home, PLANS, RELEASED, [("carts", [(0, "ann"), (1, "bob"), (6, "ann")]), ("orders", [(2, "bob")])])
+
+        assert {("carts", 5, 0)} == set(published(home))
+        assert [("EV416", "carts", 0, 2), ("EV416", "orders", 0, 1)] == sorted(withheld(home, PLANS, RELEASED))
 
     @pytest.mark.parametrize("shards", [1, 3])
     def test_comes_out_the_same_however_it_came_in(self, home: Path, shards: int) -> None:

@@ -13,14 +13,18 @@ import pytest
 from eventveil.schemas.durations import Duration
 from eventveil.schemas.errors import PolicyError
 from eventveil.schemas.job import (
+    DataflowDoc,
     DeadLettersDoc,
+    FlinkDoc,
     InputDoc,
     Job,
     Limit,
     OutputDoc,
+    PubsubAddress,
     RegistryDoc,
     StopWhen,
     StreamAddress,
+    TableAddress,
     VariantDoc,
     fill_references,
     job_json_schema,
@@ -129,9 +133,9 @@ class TestWhatAJobSays:
         assert [("EV104", f"{name} is missing")] == [(found.code, found.fact) for found in caught.value.problems]
 
     def test_all_problems_come_at_once(self) -> None:
-        found = refused("workers: 0\nkeys:\ninput: {uri: '${X}', password: p}\nrunner: flink\n")
+        found = refused("workers: 0\nkeys:\ninput: {uri: '${X}', password: p}\nrunner: spark\n")
 
-        assert ["1 EV103", "2 EV107", "3 EV102", "3 EV117", "3 EV118", "4 EV111"] == [problem[:7] for problem in found]
+        assert ["1 EV103", "2 EV107", "3 EV102", "3 EV117", "3 EV118", "4 EV103"] == [problem[:7] for problem in found]
 
 
 class TestApart:
@@ -530,18 +534,115 @@ class TestNotYet:
         "text",
         [
             "input: {uri: 'delta://broker/topic', group.id: g, sasl.password: '${P}'}\n",
-            "input: {uri: [a, 'pubsub://project/sub']}\n",
+            "input: {uri: [a, 'iceberg:///warehouse/shop.orders']}\n",
             "input: {uri: 'gs://bucket/x'}\n",
             "variants: [{policy: p, output: {uri: 's3://bucket/x', region: r}}]\n",
             "dead_letters: {uri: 'gs://bucket/x', custodian: c}\n",
             "dead_letters: {uri: 'kafka://broker/refused', custodian: c}\n",
             "watch: true\ncheckpoint: 's3://bucket/state'\n",
-            "runner: flink\n",
-            "runner: dataflow\n",
         ],
     )
     def test_it_is_named_and_not_available(self, text: str) -> None:
         assert ["EV111"] == [found.split()[1] for found in refused(text, P="p")]
+
+
+class TestWhereItRuns:
+    FLINK = "runner: flink\nflink: {master: 'localhost:8081'}\n"
+    CLOUD = "runner: dataflow\ndataflow: {project: shop, region: europe-west1, temp_location: 'gs://shop-veil/tmp'}\n"
+
+    def test_the_entries_of_an_engine(self) -> None:
+        entries = "worker_pool: 'pool:50000', job_server: jars, checkpointing: 5s, restarts: 3, options: ['--parallelism=4']"
+
+        found = read(f"runner: flink\nflink: {{master: 'm:8081', {entries}}}\n").flink
+
+        assert FlinkDoc("m:8081", "pool:50000", "jars", None, Duration(5, "s"), 3, ("--parallelism=4",)) == found
+        assert DataflowDoc("shop", "europe-west1", "gs://shop-veil/tmp") == read(self.CLOUD).dataflow
+
+    def test_what_is_said_beside_the_job_goes_first(self) -> None:
+        where = {"runner": "flink", "flink": {"master": "other:1"}}
+
+        found = parse_job(HEAD + INPUT + VARIANTS + "flink: {master: 'm:8081', restarts: 3}\nrunner: local\n", "job.yaml", {}, where)
+
+        assert ("flink", FlinkDoc("other:1", restarts=3)) == (found.runner, found.flink)
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("runner: flink\n", "EV104 the runner is flink, and nothing says where that is"),
+            ("runner: dataflow\n", "EV104 the runner is dataflow, and nothing says where that is"),
+            ("flink: {master: 'm:8081'}\n", "EV103 flink does not go with runner: local"),
+            (FLINK + "part_bytes: 1000\n", "EV103 part_bytes is for the local runner, and this job runs on flink"),
+            (CLOUD + "watch: true\n", "EV103 watch is for the local runner, and this job runs on dataflow"),
+        ],
+    )
+    def test_what_does_not_go_together(self, text: str, expected: str) -> None:
+        (found,) = refused(text)
+
+        assert expected == found.partition(" ")[2]
+
+    @pytest.mark.parametrize("master", ["localhost", "http://localhost:8081", "a b:1", "x:0", "x:70000"])
+    def test_an_address_is_a_host_and_a_port(self, master: str) -> None:
+        (found,) = refused(f"runner: flink\nflink: {{master: '{master}'}}\n")
+
+        assert "EV103 flink.master" in found
+
+
+class TestPubsub:
+    def test_a_subscription_is_read_and_a_topic_written(self) -> None:
+        output = "variants: [{policy: p, output: {uri: 'pubsub://shop/veiled', key: customer}}]\n"
+        found = read(f"checkpoint: s\ninput: {{uri: 'pubsub://shop/orders-veil'}}\n{output}")
+
+        assert (True, PubsubAddress("shop", "orders-veil"), "jsonl") == (found.is_live, found.input.stream, found.input.format)
+        assert (PubsubAddress("shop", "veiled"), "pubsub://shop/veiled") == (found.variants[0].output.stream, found.variants[0].output.uri)
+
+    @pytest.mark.parametrize(
+        "uri", ["pubsub://shop", "pubsub:///orders", "pubsub://shop/goog-x", "pubsub://shop/a/b", "pubsub://shop/x?y=z"]
+    )
+    def test_anything_else_is_no_address(self, uri: str) -> None:
+        (found,) = refused(f"checkpoint: s\ninput: {{uri: '{uri}'}}\n")
+
+        assert "EV103 input.uri" in found
+
+    def test_two_variants_do_not_share_a_topic(self) -> None:
+        twice = "".join(f"- {{name: {name}, policy: p, output: {{uri: 'pubsub://shop/veiled'}}}}\n" for name in "ab")
+
+        assert ["3 EV103 variants[1].output.uri and variants[0].output.uri are one topic"] == refused(f"variants:\n{twice}")
+
+
+class TestTables:
+    @pytest.mark.parametrize(
+        ("uri", "expected"),
+        [
+            ("delta:///lake/orders", TableAddress("delta", "/lake/orders")),
+            ("delta+s3://bucket/lake/orders", TableAddress("delta", "s3://bucket/lake/orders")),
+            ("iceberg:///lake/shop.orders", TableAddress("iceberg", "/lake", "shop.orders")),
+            ("iceberg+gs://bucket/lake/a.b.orders", TableAddress("iceberg", "gs://bucket/lake", "a.b.orders")),
+            ("bigquery://shop-prod/sales/orders", TableAddress("bigquery", "shop-prod/sales", "orders")),
+        ],
+    )
+    def test_an_address(self, uri: str, expected: TableAddress) -> None:
+        (variant,) = read(f"variants: [{{policy: p, output: {{uri: '{uri}', evolve: true}}}}]\n").variants
+
+        assert (expected, uri, True) == (variant.output.table, variant.output.uri, variant.output.evolve)
+
+    @pytest.mark.parametrize(
+        "uri", ["delta://lake", "delta:///", "delta+ftp://x/y", "iceberg:///lake", "iceberg:///x/orders", "bigquery://a/b"]
+    )
+    def test_anything_else_is_none(self, uri: str) -> None:
+        (found,) = refused(f"variants: [{{policy: p, output: {{uri: '{uri}'}}}}]\n")
+
+        assert "EV103 variants[0].output.uri" in found
+
+    @pytest.mark.parametrize("entry", ["format: parquet", "compression: none", "key: customer", "registry: {url: 'http://r:1'}"])
+    def test_what_is_not_for_tables(self, entry: str) -> None:
+        (found,) = refused(f"variants: [{{policy: p, output: {{uri: 'delta:///lake/orders', {entry}}}}}]\n")
+
+        assert f"EV103 variants[0].output.{entry.partition(':')[0]}" in found
+
+    def test_two_variants_do_not_share_a_table(self) -> None:
+        twice = "".join(f"- {{name: {name}, policy: p, output: {{uri: 'iceberg:///lake/shop.orders'}}}}\n" for name in "ab")
+
+        assert ["3 EV103 variants[1].output.uri and variants[0].output.uri are one table"] == refused(f"variants:\n{twice}")
 
 
 class TestLimit:

@@ -1,0 +1,296 @@
+"""flink: the whole graph as one job on a Flink cluster, submitted, watched and stopped from here.
+
+Beam's runner for Flink has defaults with which nothing flows: what must be set is set here, and whoever knows better may override it. The
+job is told by its name, which names its checkpoint: a launcher that was killed finds it again, and does not start it twice. How far it has
+come is in Flink's own checkpoints and savepoints; the checkpoint folder says which of them to go on from.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from eventveil.pipeline.checkpoint.folder import CheckpointFolder
+from eventveil.pipeline.checkpoint.seal import StateSeal
+from eventveil.pipeline.prepare import Live, ReadyJob
+from eventveil.pipeline.report.pulse import Pulse, State
+from eventveil.pipeline.report.reporter import Reporter
+from eventveil.pipeline.runners._flink_rest import FlinkRest
+from eventveil.pipeline.runners._job_server import job_server
+from eventveil.pipeline.runners._standing import counts_of, gate_of, identity_of
+from eventveil.pipeline.runners.slices import Drain
+from eventveil.pipeline.sinks.kinds import MessageSink
+from eventveil.schemas.errors import EventveilError, PolicyError, Problem, StorageError, Unreachable
+from eventveil.schemas.job import FlinkDoc
+from eventveil.transforms.keys.keyring import load_keys
+
+__all__ = ["flink_options", "run_on_flink"]
+
+_POOL = "127.0.0.1:50000"
+_VERSION = "1.19"
+_CHECKPOINTING_MS = 10_000
+_RESTARTS = 10
+_RESTART_DELAY_MS = 1_000
+_LOOK_S = 1.0
+_TO_APPEAR_S = 180.0
+_LONGEST_AWAY_S = 600.0
+_ENDED = ("FINISHED", "CANCELED", "FAILED", "SUSPENDED")
+# Set by us, and dangerous in other hands: sessions and pickles of what ran here do not belong on a worker.
+_REFUSED = ("runner", "job_endpoint", "save_main_session", "pickle_library", "shutdown_sources_after_idle_ms", "environment_type")
+
+
+def flink_options(job: ReadyJob, doc: FlinkDoc, workers: int, endpoint: str, name: str, savepoint: str | None = None) -> list[str]:
+    """Flags for Beam; those of the job come last, and win.
+
+    Args:
+        endpoint: of the job server. name: of the job on Flink. savepoint: or retained checkpoint, to go on from.
+
+    Raises:
+        PolicyError: EV103 an option that is not for a job to set.
+    """
+    for option in doc.options:
+        given = option.removeprefix("--").partition("=")[0]
+        if given.removeprefix("no_") in _REFUSED:
+            raise PolicyError(Problem("", 0, "EV103", f"flink.options: --{given} is not for a job to set", "remove it"))
+    interval = doc.checkpointing.fixed_us if doc.checkpointing is not None else None
+    flags = {
+        "runner": "PortableRunner",
+        "job_endpoint": endpoint,
+        "job_name": name,
+        "environment_type": "EXTERNAL",
+        "environment_config": doc.worker_pool or _POOL,
+        "parallelism": workers,
+        # One Python process for each slot; else all slots of a TaskManager share one.
+        "sdk_worker_parallelism": 1,
+        # An element is a batch of thousands of events. With a larger bundle and checkpoints nothing ever flows; with a longer one
+        # event time stands still under load.
+        "max_bundle_size": 1,
+        "max_bundle_time_mills": 50,
+        "pickle_library": "cloudpickle",
+        # A restart reads on from the last checkpoint; a job that restarts for ever says RUNNING all the while.
+        "number_of_execution_retries": doc.restarts or _RESTARTS,
+        "execution_retry_delay": _RESTART_DELAY_MS,
+    }
+    if job.live is not None:
+        flags |= {
+            # Without checkpoints no position is ever told, and nothing acknowledged.
+            "checkpointing_interval": _CHECKPOINTING_MS if interval is None else interval // 1000,
+            "externalized_checkpoints_enabled": "true",
+        }
+    if savepoint is not None:
+        flags["savepoint_path"] = savepoint
+    streaming = ["--streaming"] if job.live is not None else []
+    return [*(f"--{flag}={value}" for flag, value in flags.items()), *streaming, *doc.options]
+
+
+def run_on_flink(job: ReadyJob, workers: int, drain: Drain, reporter: Reporter, *, from_now: bool = False) -> Mapping[str, int]:
+    """Submit a job, or find it running, and stay with it until it ends or is asked to stop: then it leaves a savepoint.
+
+    Args:
+        workers: its parallelism. from_now: begin anew, from what comes now, where the checkpoint is another job's.
+
+    Returns:
+        What it has counted since it began.
+
+    Raises:
+        Unreachable: EV418 Flink is away for longer than ten minutes. StorageError: EV419 Flink refuses the job, or the job has failed.
+        LimitError: EV601 too much is refused.
+    """
+    assert job.flink is not None, "a job for Flink says where it is"
+    launcher = _Launcher(job, job.flink, workers, drain, reporter)
+    try:
+        launcher.open(from_now)
+        launcher.start()
+        return launcher.watch()
+    finally:
+        launcher.close()
+
+
+class _Launcher:
+    def __init__(self, job: ReadyJob, doc: FlinkDoc, workers: int, drain: Drain, reporter: Reporter) -> None:
+        self._job = job
+        self._doc = doc
+        self._workers = workers
+        self._drain = drain
+        self._reporter = reporter
+        self._rest = FlinkRest(doc.master)
+        self._folder: CheckpointFolder | None = None
+        self._gate = None if job.live is None else gate_of(job, job.live)
+        self._number = 0
+        self._held: dict[str, Any] = {"id": None, "from": None}
+        self._begins: dict[str, Any] = {}
+        self._counted: Counter[str] = Counter()
+        self._restarts = 0
+        self._began = time.monotonic()
+
+    # -- beginning and end ------------------------------------------------------------------------------------------
+
+    def open(self, from_now: bool) -> None:
+        """Take the checkpoint folder, and find out from where the job goes on."""
+        live = self._job.live
+        if live is None:
+            return
+        assert live.checkpoint is not None, "a job on a stream without one is refused when it is read"
+        self._folder = CheckpointFolder(live.checkpoint, StateSeal.of(load_keys(self._job.sealing.keys)))
+        found = self._folder.open({**identity_of(self._job, live.stream), "runner": "flink"}, from_now)
+        if found is not None:
+            self._number, self._held = found["slice"], found["flink"]
+        for variant in self._job.variants:
+            if not isinstance(variant.sink, MessageSink):
+                variant.sink.bind(self._folder.series)
+        if found is None:
+            # Where the stream begins is noted before the job is: one that is submitted again begins there too.
+            self._held |= {"begins": live.stream.begin(from_now or live.from_latest)}
+            self._note()
+        self._begins = self._held["begins"]
+        self._tell("starting")
+
+    def close(self) -> None:
+        if self._job.live is not None:
+            self._job.live.stream.close()
+        if self._folder is not None:
+            self._folder.close()
+
+    @property
+    def _name(self) -> str:
+        """Of the job on Flink: no two checkpoints have the same."""
+        series = "" if self._folder is None else f"-{self._folder.series[:8]}"
+        return f"eventveil-{self._job.name}{series}"
+
+    def start(self) -> None:
+        """Find the job where it runs already; else submit it."""
+        running = [job for job in self._rest.jobs() if job.name == self._name and job.state not in _ENDED]
+        if len(running) > 1:
+            raise StorageError.of("EV419", f"{len(running)} jobs called {self._name} run", "cancel all but one", file=self._doc.master)
+        if running and self._folder is not None:
+            self._held["id"] = running[0].id
+            return
+        known = {job.id for job in self._rest.jobs()}
+        with job_server(self._doc.master, self._doc.job_server, self._doc.version or _VERSION) as endpoint:
+            self._submit(endpoint)
+            self._held["id"] = self._appeared(known)
+        self._note()
+
+    def _submit(self, endpoint: str) -> None:
+        # Beam is slow to import, and what can be wrong was found before.
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        from eventveil.pipeline.engine import build_on_engine
+
+        flags = flink_options(self._job, self._doc, self._workers, endpoint, self._name, self._held["from"])
+        pipeline = beam.Pipeline(options=PipelineOptions(flags))
+        build_on_engine(pipeline, self._job, self._begins, "" if self._folder is None else self._folder.series)
+        pipeline.run()
+
+    def _appeared(self, known: set[str]) -> str:
+        """The job's id, once Flink has it. The job server needs no longer to live then: the job runs without it."""
+        until = time.monotonic() + _TO_APPEAR_S
+        while time.monotonic() < until:
+            for job in self._rest.jobs():
+                if job.name == self._name and job.id not in known:
+                    return job.id
+            time.sleep(0.2)
+        fact = f"the job did not appear within {_TO_APPEAR_S:.0f} s"
+        raise StorageError.of("EV419", fact, "look into the logs of the job server and of Flink", file=self._doc.master)
+
+    # -- watching ---------------------------------------------------------------------------------------------------
+
+    def watch(self) -> Mapping[str, int]:
+        """Stay until the job ends, or is asked to stop."""
+        away: float | None = None
+        while not self._drain.is_asked:
+            try:
+                state = self._look()
+                away = None
+            except Unreachable as error:
+                away = time.monotonic() if away is None else away
+                if time.monotonic() - away > _LONGEST_AWAY_S:
+                    raise
+                self._tell("waiting", error.problems[0])
+                state = ""
+            if state == "FINISHED":
+                self._tell("stopped")
+                return self._counted
+            if state in _ENDED:
+                raise self._failed(state)
+            if self._gate is not None:
+                self._gate.check()
+            self._drain.wait(_LOOK_S)
+        self._stop()
+        self._tell("stopped")
+        return self._counted
+
+    def _look(self) -> str:
+        """How the job stands; notes what is worth it."""
+        id_ = self._held["id"]
+        state = self._rest.state(id_)
+        if state in _ENDED:
+            if state == "FINISHED":
+                self._count(self._rest.metrics(id_))
+            return state
+        restarts = self._rest.restarts(id_)
+        if restarts > self._restarts:
+            self._restarts = restarts
+            cause = self._rest.failure(id_)
+            fact = f"the job has restarted {restarts} times: {cause}" if cause else f"the job has restarted {restarts} times"
+            self._tell("waiting", Problem(self._doc.master, 0, "EV419", fact, "it reads on from its last checkpoint"))
+        else:
+            self._tell("running" if state == "RUNNING" else "starting")
+        self._count(self._rest.metrics(id_))
+        last = self._rest.last_checkpoint(id_)
+        if last is not None and last != self._held["from"] and self._folder is not None:
+            self._held["from"] = last
+            self._note()
+        return state
+
+    def _stop(self) -> None:
+        self._tell("draining")
+        if self._job.live is None:
+            self._rest.cancel(self._held["id"])
+            return
+        self._held["from"] = self._rest.stop_with_savepoint(self._held["id"])
+        self._note()
+
+    def _failed(self, state: str) -> EventveilError:
+        cause = self._rest.failure(self._held["id"])
+        remedy = "mend it and run again: the job goes on from its last checkpoint" if self._job.live else "mend it and run again"
+        return StorageError.of("EV419", f"the job is {state}{f': {cause}' if cause else ''}", remedy, file=self._doc.master)
+
+    # -- what it knows ----------------------------------------------------------------------------------------------
+
+    def _note(self) -> None:
+        if self._folder is not None:
+            self._number += 1
+            self._folder.commit({"slice": self._number, "carry": {}, "flink": self._held})
+
+    def _count(self, counted: Mapping[str, int]) -> None:
+        before, self._counted = self._counted, Counter(counted)
+        if self._gate is not None:
+            for variant in self._job.variants:
+                start = f"{variant.name}|refused|"
+                # A job that has restarted begins to count anew.
+                grown = {what: max(0, number - before[what]) for what, number in counted.items()}
+                refused = {what.removeprefix(start): number for what, number in grown.items() if what.startswith(start)}
+                self._gate.add(time.monotonic(), variant.name, grown.get(f"{variant.name}|in", 0), refused)
+
+    def _tell(self, state: State, problem: Problem | None = None) -> None:
+        live: Live | None = self._job.live
+        if live is None:
+            return
+        self._reporter.update(
+            Pulse(
+                job=self._job.name,
+                state=state,
+                policies=tuple(counts_of(variant.name, self._counted) for variant in self._job.variants),
+                slice=self._number,
+                uptime_s=time.monotonic() - self._began,
+                read=max((self._counted.get(f"{variant.name}|in", 0) for variant in self._job.variants), default=0),
+                now=time.time_ns() // 1000,
+                every_s=_LOOK_S,
+                reason="" if problem is None else problem.code,
+                problem=problem,
+            )
+        )
