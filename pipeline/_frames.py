@@ -74,6 +74,7 @@ class SealedFrames(KeyProvider):
         keys = load_keys(frames.keys).domain(frames.domain)
         self._seals = WindowSeals(keys, frames.gathering.rule)
         self._group_key = keys.for_domain("group")
+        self.ledger_key = keys.for_domain("ledger")
         self._gathering = frames.gathering
         self._closing: dict[int, int] = {}
 

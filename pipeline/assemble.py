@@ -17,11 +17,11 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam.transforms import trigger
-from apache_beam.transforms.window import FixedWindows, TimestampedValue
+from apache_beam.transforms.window import FixedWindows, IntervalWindow, TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import PaneInfoTiming
 
-from eventveil.pipeline._frames import Address, Frames, Opened, mark_of, misplaced
+from eventveil.pipeline._frames import Address, Frames, Opened, SealedFrames, mark_of, misplaced
 from eventveil.pipeline.gathering import Gathering, split_windows
 from eventveil.schemas.errors import EventveilError, StorageError, remedy_for
 from eventveil.transforms.batch import ORDER, Part, part_of
@@ -79,7 +79,7 @@ class WindowShard:
     """What is published at once: some rows of one window of one variant.
 
     Attributes:
-        start_us: when the window begins. pane: 0, and higher for what came to a roll of files after it was published.
+        start_us: when the window begins. pane: 0, and for what came to a roll of files when it was closed the seconds since.
         number: of the shard. Which one a row belongs to is told by its keyed order alone.
     """
 
@@ -89,8 +89,8 @@ class WindowShard:
     number: int
 
 
-Publish = Callable[[WindowShard, list[pa.RecordBatch]], bool]
-"""Publishes a shard; False where another content stands in its place, which is left as it is. May be pickled."""
+Publish = Callable[[WindowShard, list[pa.RecordBatch], SealedFrames], bool]
+"""Publishes a shard; False where another content stands in its place, which is left as it is. May be pickled. Seals are the job's own."""
 
 
 class AssembleWindows(beam.PTransform):
@@ -107,8 +107,9 @@ class AssembleWindows(beam.PTransform):
     What was decided follows the rows through a second GroupByKey.
 
     One pane per window, at its end plus lateness. All rows of a window have one timestamp, one second before that, in Beam windows of one
-    second: so calendar windows, whose lengths differ, need no windows of their own making, which engines do not know. A row that Beam
-    finds late is never dropped in silence within seven days: for files that roll it makes a further pane, otherwise it is withheld.
+    second: so calendar windows, whose lengths differ, need no windows of their own making, which engines do not know. Rows of a roll
+    of files that has closed have the time of their batch, which the source has not passed yet: they make a further pane, and Beam never
+    finds a row late. Should it do so, the row is not dropped within seven days, but withheld.
 
     Args:
         plans: of the variants, by name; all of one domain.
@@ -162,11 +163,16 @@ class GatherRows(beam.DoFn):
     def setup(self) -> None:
         self._sealed = self._frames.open()
 
+    def process(self, veiled: pa.RecordBatch, stamp: Any = beam.DoFn.TimestampParam) -> Iterator[Any]:
+        return self._gather(veiled, stamp)
+
     @guarded
-    def process(self, veiled: pa.RecordBatch) -> Iterator[Any]:
+    def _gather(self, veiled: pa.RecordBatch, stamp: Timestamp) -> Iterator[Any]:
         # Where the rows were read is nobody's business from here on.
         for start, window in split_windows(veiled.replace_schema_metadata(None), self._frames.gathering.column):
             closing = Timestamp(self._sealed.closing_s(start) - 1)
+            if not self._released:
+                closing = max(closing, stamp)
             for number, rows in split_shards(window, self._shards):
                 shard = Address(self._variant, start, number)
                 frame = self._sealed.seal("rows", shard, compact_batch(rows))
@@ -174,7 +180,6 @@ class GatherRows(beam.DoFn):
                 if self._released:
                     columns = self._sealed.seal("columns", shard, decision_columns(self._plan, rows), mark_of(frame))
                     yield beam.pvalue.TaggedOutput(_DECISIONS, TimestampedValue((self._sealed.window_key(start), columns), closing))
-        count(f"{self._variant}|gathered", veiled.num_rows)
 
 
 class DecideWindows(beam.DoFn):
@@ -229,11 +234,13 @@ class PublishShards(beam.DoFn):
     def setup(self) -> None:
         self._sealed = self._frames.open()
 
-    def process(self, group: tuple[bytes, Iterable[bytes]], pane: Any = beam.DoFn.PaneInfoParam) -> Iterator[Any]:
-        return self._put_together(*group, pane.index)
+    def process(
+        self, group: tuple[bytes, Iterable[bytes]], pane: Any = beam.DoFn.PaneInfoParam, window: Any = beam.DoFn.WindowParam
+    ) -> Iterator[Any]:
+        return self._put_together(*group, _is_first(pane), window)
 
     @guarded
-    def _put_together(self, key: bytes, frames: Iterable[bytes], pane: int) -> Iterator[Any]:
+    def _put_together(self, key: bytes, frames: Iterable[bytes], is_first: bool, window: Any) -> Iterator[Any]:
         rows: dict[bytes, tuple[bytes, pa.RecordBatch]] = {}
         decided: dict[bytes, Opened] = {}
         address: Address | None = None
@@ -252,7 +259,7 @@ class PublishShards(beam.DoFn):
         tables = []
         for mark, (frame, batch) in rows.items():
             decision = decided.get(mark)
-            if not self._released:
+            if not self._released and is_first:
                 kept.append((frame, batch))
             elif decision is not None and decision.kind == "numbers":
                 kept.append((frame, batch))
@@ -265,15 +272,19 @@ class PublishShards(beam.DoFn):
         if self._released:
             plan, numbers = self._plans[address.variant], Numbers.joined(tables)
             batches = [numbers.number(plan, batch) for batch in batches]
-        shard = WindowShard(address.variant, address.start_us, 0 if self._released else pane, address.shard)
-        if self._publish(shard, batches):
-            count(f"{address.variant}|assembled", sum(batch.num_rows for batch in batches))
+        # All windows of one second, when nothing is bounded; one for ever, when all is read.
+        opens = window.start.micros // 1_000_000 if isinstance(window, IntervalWindow) else 0
+        pane = 0 if self._released else max(0, opens - self._sealed.closing_s(address.start_us) + 1)
+        shard = WindowShard(address.variant, address.start_us, pane, address.shard)
+        if self._publish(shard, batches, self._sealed):
+            count(f"{address.variant}|published", sum(batch.num_rows for batch in batches))
+            count(f"{address.variant}|windows|published", 1)
             return
         for frame, batch in kept:
             yield self._withheld(address, "EV416", frame, batch)
 
     def _withheld(self, address: Address, code: str, frame: bytes, batch: pa.RecordBatch) -> tuple[bytes, bytes]:
-        count(f"{address.variant}|withheld|{code}", batch.num_rows)
+        count(f"{address.variant}|{'withheld' if code == 'EV603' else 'conflict'}", batch.num_rows)
         return code.encode(), frame
 
 

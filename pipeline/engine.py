@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import apache_beam as beam
 import pyarrow as pa
 
+from eventveil.pipeline._frames import Address, SealedFrames
 from eventveil.pipeline.assemble import AssembleWindows, WindowShard
+from eventveil.pipeline.checkpoint.folder import ENGINE
 from eventveil.pipeline.gathering import Gathering
 from eventveil.pipeline.graph import (
     Work,
@@ -27,6 +29,7 @@ from eventveil.pipeline.graph import (
     veil_ranges,
     write_at_once,
 )
+from eventveil.pipeline.ledger import WindowLedger
 from eventveil.pipeline.prepare import Live, ReadyJob, Variant
 from eventveil.pipeline.sinks.atomic import create_file, make_folder
 from eventveil.pipeline.sinks.kinds import MessageSink, Sink
@@ -62,18 +65,21 @@ def build_on_engine(root: beam.Pipeline, job: ReadyJob, state: State | None = No
             write_at_once(veiled[variant.name], variant, job)
         else:
             together.setdefault((variant.plan.domain, variant.gathering), []).append(variant)
+    folder = None if job.live is None or job.live.checkpoint is None else os.path.join(job.live.checkpoint, ENGINE)
     for (_, gathering), variants in together.items():
         label = f"AssembleWindows/{variants[0].name}"
+        # A window of a release model has one pane, and the manifest that stands says all.
+        ledger = None if folder is None or gathering.released else os.path.join(folder, "published")
         assembled = AssembleWindows(
             {variant.name: variant.plan for variant in variants},
             gathering,
             job.sealing.keys,
-            PublishWindow({variant.name: variant.sink for variant in variants}, job.sealing.keys, job.once_only),
+            PublishWindow({variant.name: variant.sink for variant in variants}, job.sealing.keys, job.once_only, ledger),
             most_bytes=job.max_window_bytes,
         )
-        _, withheld = {variant.name: veiled[variant.name] for variant in variants} | label >> assembled
-        folder = None if job.live is None or job.live.checkpoint is None else os.path.join(job.live.checkpoint, "withheld")
-        withheld | f"KeepWithheld/{variants[0].name}" >> beam.ParDo(KeepWithheld(folder)).with_output_types(type(None))
+        withheld = {variant.name: veiled[variant.name] for variant in variants} | label >> assembled
+        keep = KeepWithheld(None if folder is None else os.path.join(folder, "withheld"))
+        withheld | f"KeepWithheld/{variants[0].name}" >> beam.ParDo(keep).with_output_types(type(None))
 
 
 def _bounded(root: beam.Pipeline, job: ReadyJob, series: str) -> dict[str, beam.PCollection]:
@@ -115,14 +121,16 @@ class PublishWindow:
 
     Args:
         once_only: whether rows that came twice, the same in every byte and of one event, are published once.
+        ledger: the folder in which it is noted what was published of rolls; None: by the numbers of panes alone.
     """
 
-    def __init__(self, sinks: Mapping[str, Sink], keys: str, once_only: bool) -> None:
+    def __init__(self, sinks: Mapping[str, Sink], keys: str, once_only: bool, ledger: str | None) -> None:
         self._sinks = dict(sinks)
         self._keys = keys
         self._once_only = once_only
+        self._ledger = ledger
 
-    def __call__(self, shard: WindowShard, batches: list[pa.RecordBatch]) -> bool:
+    def __call__(self, shard: WindowShard, batches: list[pa.RecordBatch], seals: SealedFrames) -> bool:
         sink = self._sinks[shard.variant]
         rows, size = sum(batch.num_rows for batch in batches), sum(batch.nbytes for batch in batches)
         kept: Batches = lambda: iter(batches)  # noqa: E731 - it has a type to show
@@ -133,7 +141,18 @@ class PublishWindow:
         if isinstance(sink, MessageSink):
             sink.publish_window(load_keys(self._keys), kept, rows, size)
             return True
-        return not sink.publish_window(shard.start_us, shard.pane, kept, rows, size).conflict
+        if self._ledger is None:
+            return not sink.publish_window(shard.start_us, shard.pane, kept, rows, size).conflict
+
+        def put(pane: int, batch: pa.RecordBatch) -> bool:
+            found = sink.publish_window(shard.start_us, pane, lambda: iter([batch]), batch.num_rows, batch.nbytes)
+            return not found.conflict
+
+        address = Address(shard.variant, shard.start_us, shard.number)
+        repeated = WindowLedger(self._ledger, seals).publish(address, shard.pane, list(kept()), put)
+        if repeated:
+            count(f"{shard.variant}|repeated", repeated)
+        return repeated is not None
 
 
 class KeepWithheld(Step):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from eventveil.pipeline.checkpoint.folder import CheckpointFolder
+from eventveil.pipeline.checkpoint.folder import SPOOL, CheckpointFolder
 from eventveil.pipeline.checkpoint.seal import StateSeal
 from eventveil.pipeline.dead_letters.store import LetterFolder
 from eventveil.pipeline.gathering import Gathering
@@ -306,7 +306,7 @@ def _stream(job: Job, keys: Keys) -> Stream:
     if isinstance(address, PubsubAddress):
         from eventveil.pipeline.sources.pubsub import PubsubStream
 
-        spool = None if job.checkpoint is None else os.path.join(job.checkpoint, "spool")
+        spool = None if job.checkpoint is None else os.path.join(job.checkpoint, SPOOL)
         return PubsubStream(address, job.input.client, spool, StateSeal.of(keys))
     if address is None:
         from eventveil.pipeline.sources.watch import WatchedFolders

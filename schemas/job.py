@@ -269,7 +269,8 @@ def _said(value: Any) -> Any:
 
 
 def _settled(form: JobForm, settings: dict[tuple[str | int, ...], Settings], document: Mapping, file: str) -> Job:
-    home = Path(file).parent
+    # An engine's workers run somewhere else.
+    home = Path(file).parent if form.runner == "local" else Path(file).parent.absolute()
 
     def path(text: str) -> Path:
         return home / text.removeprefix("file://")

@@ -36,7 +36,7 @@ from eventveil.pipeline.sinks.atomic import local_path, remove_file, remove_left
 from eventveil.schemas.errors import StorageError
 from eventveil.transforms.keys.derive import KeyProvider
 
-__all__ = ["Checkpoint", "CheckpointFolder"]
+__all__ = ["ENGINE", "SPOOL", "Checkpoint", "CheckpointFolder"]
 
 Checkpoint = dict[str, Any]
 """JSON: `slice`, `carry` as `CarryWriter.flush_all` returns it, and what else the loop needs."""
@@ -46,7 +46,9 @@ _INTENT = "intent.json"
 _WITHHELD = "withheld"
 _ASIDE = re.compile(r"set-aside-([1-9][0-9]{0,8})\Z")
 _UNFINISHED = "set-aside"
-_KEPT = (CARRY, _WITHHELD, _INTENT, _CHECKPOINT)
+# What belongs to a checkpoint and is not written here: messages that a source holds no longer, and what an engine's workers note.
+SPOOL, ENGINE = "spool", "engine"
+_KEPT = (CARRY, _WITHHELD, SPOOL, ENGINE, _INTENT, _CHECKPOINT)
 _OURS = {LOCK, _UNFINISHED, *_KEPT}
 _CARRY_NAME = re.compile(r"(-?[0-9]{1,19})-([0-9]{1,19})\.carry\Z")
 

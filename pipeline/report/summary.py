@@ -17,8 +17,8 @@ class PolicySummary:
     Attributes:
         drift: events with fields that the schema does not know, by their deepest known parent; an event may count twice.
         rules: values treated by place in the policy; a name ending in " otherwise" counts values that could not be placed.
-        gathered: events that waited for their window, by what became of it: published, withheld, conflict. What is in `out` and not
-            here has left at once, or still waits. windows: how many windows.
+        gathered: events that waited for their window, by what became of it: published, withheld, conflict, repeated. What is in `out`
+            and not here has left at once, or still waits. windows: how many windows.
     """
 
     policy: str
@@ -52,7 +52,7 @@ class PolicySummary:
             "refused": dict(sorted(self.refused.items())),
             "drift": dict(sorted(self.drift.items())),
             "rules": dict(sorted(self.rules.items())),
-            **({"gathered": dict(sorted(self.gathered.items())), "windows": dict(sorted(self.windows.items()))} if self.windows else {}),
+            **({"gathered": dict(sorted(self.gathered.items())), "windows": dict(sorted(self.windows.items()))} if self.gathered else {}),
         }
 
 
@@ -104,7 +104,7 @@ def summarize(job: str, seconds: float, keys: str, policies: Iterable[tuple[str,
             one.out = number
         elif what == "filtered":
             one.filtered = number
-        elif what in ("published", "withheld", "conflict"):
+        elif what in ("published", "withheld", "conflict", "repeated"):
             one.gathered[what] = number
         else:
             table = {"refused": one.refused, "drift": one.drift, "rule": one.rules, "windows": one.windows}[what]

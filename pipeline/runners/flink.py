@@ -7,9 +7,12 @@ come is in Flink's own checkpoints and savepoints; the checkpoint folder says wh
 
 from __future__ import annotations
 
+import io
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import redirect_stderr
 from typing import Any
 
 from eventveil.pipeline.checkpoint.folder import CheckpointFolder
@@ -77,11 +80,12 @@ def flink_options(job: ReadyJob, doc: FlinkDoc, workers: int, endpoint: str, nam
         flags |= {
             # Without checkpoints no position is ever told, and nothing acknowledged.
             "checkpointing_interval": _CHECKPOINTING_MS if interval is None else interval // 1000,
-            "externalized_checkpoints_enabled": "true",
         }
     if savepoint is not None:
         flags["savepoint_path"] = savepoint
-    streaming = ["--streaming"] if job.live is not None else []
+    # A checkpoint outlives its job, so that one that has failed goes on from it.
+    kept = ["--externalized_checkpoints_enabled", "--retain_externalized_checkpoints_on_cancellation"]
+    streaming = ["--streaming", *kept] if job.live is not None else []
     return [*(f"--{flag}={value}" for flag, value in flags.items()), *streaming, *doc.options]
 
 
@@ -123,6 +127,7 @@ class _Launcher:
         self._begins: dict[str, Any] = {}
         self._counted: Counter[str] = Counter()
         self._restarts = 0
+        self._watermark: int | None = None
         self._began = time.monotonic()
 
     # -- beginning and end ------------------------------------------------------------------------------------------
@@ -167,7 +172,11 @@ class _Launcher:
         if running and self._folder is not None:
             self._held["id"] = running[0].id
             return
-        known = {job.id for job in self._rest.jobs()}
+        jobs = self._rest.jobs()
+        known = {job.id for job in jobs}
+        if self._held["id"] in known and (last := self._rest.last_checkpoint(self._held["id"])) is not None:
+            # A launcher that was killed may not have noted it.
+            self._held["from"] = last
         with job_server(self._doc.master, self._doc.job_server, self._doc.version or _VERSION) as endpoint:
             self._submit(endpoint)
             self._held["id"] = self._appeared(known)
@@ -183,7 +192,13 @@ class _Launcher:
         flags = flink_options(self._job, self._doc, self._workers, endpoint, self._name, self._held["from"])
         pipeline = beam.Pipeline(options=PipelineOptions(flags))
         build_on_engine(pipeline, self._job, self._begins, "" if self._folder is None else self._folder.series)
-        pipeline.run()
+        try:
+            # What options there are only the job server knows; what is wrong with one, Beam says as a command line would.
+            with redirect_stderr(io.StringIO()):
+                pipeline.run()
+        except SystemExit:
+            fact, remedy = "flink.options: an option is not as Beam takes it", "see Beam's options for Flink, and write --name=value"
+            raise PolicyError(Problem("", 0, "EV103", fact, remedy)) from None
 
     def _appeared(self, known: set[str]) -> str:
         """The job's id, once Flink has it. The job server needs no longer to live then: the job runs without it."""
@@ -240,6 +255,8 @@ class _Launcher:
         else:
             self._tell("running" if state == "RUNNING" else "starting")
         self._count(self._rest.metrics(id_))
+        watermark = self._rest.watermark(id_)
+        self._watermark = self._watermark if watermark is None else watermark * 1000
         last = self._rest.last_checkpoint(id_)
         if last is not None and last != self._held["from"] and self._folder is not None:
             self._held["from"] = last
@@ -267,6 +284,11 @@ class _Launcher:
             self._folder.commit({"slice": self._number, "carry": {}, "flink": self._held})
 
     def _count(self, counted: Mapping[str, int]) -> None:
+        # Flink leaves some letters of a name out while a job runs.
+        names = {re.sub("[ .:,]", "_", variant.name): variant.name for variant in self._job.variants}
+        counted = {
+            f"{names.get(policy, policy)}|{rest}": number for name, number in counted.items() for policy, _, rest in [name.partition("|")]
+        }
         before, self._counted = self._counted, Counter(counted)
         if self._gate is not None:
             for variant in self._job.variants:
@@ -289,6 +311,7 @@ class _Launcher:
                 uptime_s=time.monotonic() - self._began,
                 read=max((self._counted.get(f"{variant.name}|in", 0) for variant in self._job.variants), default=0),
                 now=time.time_ns() // 1000,
+                watermark=self._watermark,
                 every_s=_LOOK_S,
                 reason="" if problem is None else problem.code,
                 problem=problem,
