@@ -28,8 +28,28 @@ DEPENDENCIES = [
 KAFKA = [
     "confluent-kafka[schemaregistry]>=2.16",  # topics, read and written in C; fetches schemas from a registry; 2.16 was tried
 ]
+GCP = [
+    "google-cloud-pubsub>=2.44",  # unary pulls and publishing; 2.44 was tried
+    "google-cloud-bigquery-storage>=2.43",  # writes Arrow batches; 2.43 was tried
+    "requests>=2.32",  # tables of BigQuery are made over REST
+]
+DELTA = [
+    "deltalake>=1.6.6",  # commits with app transactions, which make them happen once
+]
+ICEBERG = [
+    "pyiceberg[sql-sqlite,pyarrow]>=0.12",  # adds files with field numbers; SQLite is the catalogue where no other is named
+]
+DATAFLOW = [
+    "apache-beam[gcp]>=2.77,<3",  # submits to Dataflow, and reads Pub/Sub there
+]
 DEV = [
     *KAFKA,
+    *GCP,
+    *DELTA,
+    *ICEBERG,
+    *DATAFLOW,
+    "apache-beam[yaml]>=2.77,<3",  # an example in Beam YAML
+    "jsonschema>=4.26",  # manifests, by their schemas
     "build>=1.3",  # sdist and wheel, also in the test of the wheel
     "setuptools>=70.1",  # the test builds without isolation
     "pytest>=9",
@@ -61,7 +81,7 @@ setup(
     include_package_data=False,
     zip_safe=False,
     install_requires=DEPENDENCIES,
-    extras_require={"kafka": KAFKA, "dev": DEV},
+    extras_require={"kafka": KAFKA, "gcp": GCP, "delta": DELTA, "iceberg": ICEBERG, "dataflow": DATAFLOW, "dev": DEV},
     entry_points={"console_scripts": ["eventveil = eventveil.pipeline.cli.main:main"]},
     keywords=["anonymization", "pseudonymization", "privacy", "events", "streaming", "apache-beam"],
     classifiers=[

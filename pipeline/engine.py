@@ -90,7 +90,7 @@ def _bounded(root: beam.Pipeline, job: ReadyJob, series: str) -> dict[str, beam.
 def _live(root: beam.Pipeline, job: ReadyJob, live: Live, state: State, series: str) -> dict[str, beam.PCollection]:
     """A stream, decoded inside its source, -> the veiled batches of each variant."""
     decodings, split = decodings_of(job)
-    decoded, letters = live.stream.on_engine(job.wants, job.batch_bytes, live.idle_after_us).read(
+    decoded, letters = live.stream.on_engine(job.runner, job.wants, job.batch_bytes, live.idle_after_us).read(
         root, state, decodings, split, job.sealing
     )
     keep_letters(letters, job, series, "decoding")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import apache_beam as beam
 import pyarrow as pa
@@ -20,14 +19,11 @@ from eventveil.pipeline.prepare import ReadyJob, Variant
 from eventveil.pipeline.sinks.kinds import MessageSink
 from eventveil.pipeline.sinks.write import WriteMessages, WriteParts
 from eventveil.pipeline.sources.files import Range
-from eventveil.pipeline.sources.read import ListRanges, ReadEvents
+from eventveil.pipeline.sources.read import ListRanges, MessageRange, ReadEvents
 from eventveil.transforms.batch import Clock
 from eventveil.transforms.beam.anonymize import decode, veil
 from eventveil.transforms.beam.split import split_by_type
 from eventveil.transforms.decode.reading import Reading
-
-if TYPE_CHECKING:
-    from eventveil.pipeline.sources.kafka import TopicRange
 
 __all__ = [
     "Work",
@@ -56,7 +52,7 @@ class Work:
         spread: whether several threads share ranges and windows. One does without, and a slice of little costs half as much.
     """
 
-    ranges: Sequence[Range | TopicRange]
+    ranges: Sequence[Range | MessageRange]
     clock: Clock = _NO_CLOCK
     carry: SliceCarry | None = None
     due: Sequence[Due] = ()

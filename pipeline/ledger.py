@@ -108,7 +108,8 @@ class WindowLedger:
         """Of each row: what event it is of, and all that it shows."""
         visible = rows.select([name for name in rows.schema.names if name not in INTERNAL])
         # The release id has one length: behind it there is no doubt where the row begins.
-        both: Column = pc.binary_join_element_wise(rows.column(ORDER).cast(pa.binary()), encode_json(visible).cast(pa.binary()), b"")
+        parts: list[Column] = [rows.column(ORDER).cast(pa.binary()), encode_json(visible).cast(pa.binary())]
+        both: Column = pc.binary_join_element_wise(*parts, pa.scalar(b"", pa.binary()))
         return np.ascontiguousarray(macs("aes-cmac", [self._frames.ledger_key], None, both, 16)).view("V16").reshape(-1)
 
     def _prune(self, address: Address) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eventveil.pipeline.checkpoint.folder import SPOOL, CheckpointFolder
 from eventveil.pipeline.checkpoint.seal import StateSeal
@@ -31,7 +31,6 @@ from eventveil.schemas.streams import is_stream
 from eventveil.schemas.tables import TableAddress, is_table
 from eventveil.transforms.compile import load_plan
 from eventveil.transforms.keys.custodian import load_public
-from eventveil.transforms.keys.derive import Keys
 from eventveil.transforms.keys.keyring import load_keys
 from eventveil.transforms.plan import Plan
 from eventveil.transforms.seal import Sealing
@@ -48,12 +47,22 @@ _ROLL = Duration(1, "min")
 _SLICE_US = 1_000_000
 _IDLE_AFTER_US = 10_000_000
 _DAY_US = 86_400_000_000
+
+
+class _Client(NamedTuple):
+    module: str
+    name: str
+    extra: str
+    code_in: str
+    code_out: str
+
+
 _CLIENTS = {
-    "kafka": ("confluent_kafka", "Kafka", "kafka"),
-    "pubsub": ("google.cloud.pubsub_v1", "Pub/Sub", "gcp"),
-    "delta": ("deltalake", "Delta tables", "delta"),
-    "iceberg": ("pyiceberg", "Iceberg tables", "iceberg"),
-    "bigquery": ("google.cloud.bigquery_storage", "BigQuery", "gcp"),
+    "kafka": _Client("confluent_kafka", "Kafka", "kafka", "EV413", "EV415"),
+    "pubsub": _Client("google.cloud.pubsub_v1", "Pub/Sub", "gcp", "EV420", "EV421"),
+    "delta": _Client("deltalake", "Delta tables", "delta", "", "EV422"),
+    "iceberg": _Client("pyiceberg", "Iceberg tables", "iceberg", "", "EV422"),
+    "bigquery": _Client("google.cloud.bigquery_storage", "BigQuery", "gcp", "", "EV422"),
 }
 _STOP_WHEN = StopWhen(Fraction(5, 100), 600_000_000)
 
@@ -245,7 +254,7 @@ def prepare(job: Job) -> ReadyJob:
     gatherings = [_gathering(job, name, doc, plan) for name, doc, plan in zip(names, job.variants, plans)]
     ranges = [] if job.is_live else list_ranges(job.input.uri, job.input.format, part_bytes, job.input.compression)
     _check_apart(job, [piece.path for piece in ranges] if not job.watch else _roots(job.input.uri))
-    live = _live(job, keys) if job.is_live else None
+    live = _live(job) if job.is_live else None
     input_format = (job.input.format or "jsonl") if job.is_live else ranges[0].format
     variants = [
         Variant(name, plan, _sink(job, doc, plan, input_format, keys.id, gathering), gathering)
@@ -284,10 +293,10 @@ def prepare(job: Job) -> ReadyJob:
     )
 
 
-def _live(job: Job, keys: Keys) -> Live:
+def _live(job: Job) -> Live:
     stop = job.stop_when_refused or _STOP_WHEN
     return Live(
-        stream=_stream(job, keys),
+        stream=_stream(job),
         checkpoint=job.checkpoint,
         slice_us=_micros(job.slice, _SLICE_US),
         idle_after_us=_micros(job.idle_after, _IDLE_AFTER_US),
@@ -301,13 +310,13 @@ def _micros(length: Duration | None, default: int) -> int:
     return default if length is None or length.fixed_us is None else length.fixed_us
 
 
-def _stream(job: Job, keys: Keys) -> Stream:
+def _stream(job: Job) -> Stream:
     address = job.input.stream
     if isinstance(address, PubsubAddress):
         from eventveil.pipeline.sources.pubsub import PubsubStream
 
         spool = None if job.checkpoint is None else os.path.join(job.checkpoint, SPOOL)
-        return PubsubStream(address, job.input.client, spool, StateSeal.of(keys))
+        return PubsubStream(address, job.input.client, spool, str(job.keys))
     if address is None:
         from eventveil.pipeline.sources.watch import WatchedFolders
 
@@ -372,15 +381,22 @@ def _check_types(job: Job, plans: Sequence[Plan]) -> None:
 
 def _check_client(job: Job) -> None:
     """Clients are extras: who reads and writes files has none. They are missed before anything is claimed."""
-    ends = [(job.input.stream, "EV413"), *((doc.output.stream or doc.output.table, "EV415") for doc in job.variants)]
-    needed: dict[tuple[str, str], str] = {}
-    for end, code in ends:
+    ends = [job.input.stream, *(doc.output.stream or doc.output.table for doc in job.variants)]
+    needed: dict[str, str] = {}
+    for number, end in enumerate(ends):
         kind = end.kind if isinstance(end, TableAddress) else "" if end is None else end.scheme
-        if kind and not _is_installed(_CLIENTS[kind][0]):
-            needed.setdefault((code, kind), f"the client for {_CLIENTS[kind][1]} is not installed")
+        if kind and not _is_installed(_CLIENTS[kind].module):
+            needed.setdefault(_CLIENTS[kind].code_in if number == 0 else _CLIENTS[kind].code_out, kind)
     if needed:
         raise StorageError(
-            Problem(job.file, 0, code, fact, f"pip install 'eventveil[{_CLIENTS[kind][2]}]'") for (code, kind), fact in needed.items()
+            Problem(
+                job.file,
+                0,
+                code,
+                f"the client for {_CLIENTS[kind].name} is not installed",
+                f"pip install 'eventveil[{_CLIENTS[kind].extra}]'",
+            )
+            for code, kind in needed.items()
         )
 
 
@@ -459,7 +475,7 @@ def _sink(job: Job, doc: VariantDoc, plan: Plan, input_format: str, keys_id: str
     if doc.output.table is not None:
         from eventveil.pipeline.sinks.tables import table_sink
 
-        return table_sink(doc.output, plan, provenance)
+        return table_sink(doc.output, plan, provenance, is_gathered=gathering is not None)
     output_format = "jsonl" if output_format == "json" else output_format
     if output_format == "avro":
         # Avro names are stricter than a policy's: found before the job, not by its first part.

@@ -300,10 +300,26 @@ def _check_engine(form: JobForm, document: Mapping, reader: Reader) -> None:
             reader.add(line_at(document, ["runner"]), "EV104", fact, f"add {name}: with {needed}")
     if form.runner == "local":
         return
+    if form.dataflow is not None and form.runner == "dataflow":
+        _check_dataflow(form, document, reader)
     for name in _LOCAL_ONLY:
         if getattr(form, name):
             fact = f"{name} is for the local runner, and this job runs on {form.runner}"
             reader.add(line_at(document, [name]), "EV103", fact, "remove it, or say runner: local")
+
+
+def _check_dataflow(form: JobForm, document: Mapping, reader: Reader) -> None:
+    """Dataflow's workers see no folder of ours: what they write into one of theirs is gone with them."""
+    for number, variant in enumerate(form.variants):
+        table = table_of(variant.output.uri)
+        if stream_of(variant.output.uri) is None and (table is None or table.is_local):
+            at = ("variants", number, "output", "uri")
+            fact = f"{place(at)} is a folder, and workers of Dataflow have none that lasts"
+            reader.add(line_at(document, at), "EV103", fact, "write to a topic, or to a table in a bucket or in BigQuery")
+    for name, remedy in (("dead_letters", "say allow_loss: true in its place"), ("checkpoint", "remove it: Dataflow keeps its own")):
+        if getattr(form, name) is not None:
+            fact = f"{name} is a folder, and workers of Dataflow have none that lasts"
+            reader.add(line_at(document, [name]), "EV103", fact, remedy)
 
 
 def _check_table(end: OutputForm, at: tuple[str | int, ...], document: Mapping, reader: Reader) -> None:

@@ -233,6 +233,16 @@ CODES = MappingProxyType(
             "The first one stands; whatever came later was kept sealed. Two versions of one window would show their difference.",
         ),
         "EV417": ("the address for metrics cannot be used", "Name another with --metrics: a free port of this machine."),
+        "EV418": ("the engine cannot be reached", "Check its address, and that it runs; what it has begun goes on without us."),
+        "EV419": ("the engine cannot be used", "Look into its log: its own texts are not shown, because they may quote an event."),
+        "EV420": ("a subscription cannot be read", "Check its name, and what the client's credentials may do there."),
+        "EV421": (
+            "a topic of Pub/Sub does not take messages",
+            "Check the topic, its limits, and what the client's credentials may do there.",
+        ),
+        "EV422": ("a table cannot be reached or written", "Check its address, the client's settings and permissions."),
+        "EV423": ("the table holds something else", "Name a table that is not there yet: output of two policies must not mix."),
+        "EV424": ("Dataflow does not take the job", "Check project, region, bucket and permissions: see deploy/dataflow/README.md."),
         # 5xx: one event refused, at run time; `code` and known path only
         "EV501": ("not one JSON object", "The producer wrote something that is not one complete JSON object on one line."),
         "EV502": ("a value has another type than the schema says", "Correct the producer or the schema."),

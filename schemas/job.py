@@ -149,7 +149,8 @@ class DataflowDoc:
     """The Dataflow that a job runs on.
 
     Attributes:
-        wheel: of eventveil, which workers install. template: where a template is written, in place of a start. update: whether the job of this name is replaced.
+        wheel: of eventveil, which workers install. template: where a template is written, in place of a start.
+        update: whether the job of this name is replaced.
         labels: ``name=value``, beside ours. options: of Beam, which go before ours.
     """
 

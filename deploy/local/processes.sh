@@ -39,3 +39,10 @@ end() { # NAME [SECONDS]: TERM, and KILL for what still runs after SECONDS; come
     fi
     rm -f "$1.pid" "$1.address"
 }
+
+end_all() { # PREFIX: what is called PREFIX-...
+    local file
+    for file in "$1"-*.pid; do
+        [[ ! -f $file ]] || end "${file%.pid}"
+    done
+}

@@ -8,15 +8,14 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from eventveil.pipeline.sinks import _producers
 from eventveil.pipeline.sinks._order import keyed_places
+from eventveil.pipeline.sinks._record_ids import RECORD_ID, Int64s, Names, RecordIds, bytes_of, column_of, key_field, texts_of
 from eventveil.pipeline.sinks._registry import register
 from eventveil.pipeline.sinks.publish import INTERNAL, Batches, in_shards
-from eventveil.schemas.errors import PolicyError, Problem, StorageError, did_you_mean
+from eventveil.schemas.errors import StorageError
 from eventveil.schemas.events.paths import EACH, Path, parse_path
 from eventveil.schemas.job import OutputDoc, RegistryDoc, StreamAddress
 from eventveil.transforms.batch import ORDER, WINDOW, clock_of
@@ -34,14 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RECORD_ID", "MessageWriter", "TopicSink", "topic_sink"]
 
-RECORD_ID = "eventveil-record-id"
-
-Names = tuple[str, ...]
-Int64s = npt.NDArray[np.int64]
-
-_pc: Any = pc  # the stubs know no fields of structs
 _SECONDS_TO_FIND = 15.0
-_WINDOWS_KEPT = 4096
 
 
 def _now() -> int:
@@ -177,9 +169,7 @@ class MessageWriter:
         self._keys = keys.domain(sink.domain)
         self._header = sink.header()
         self._producer: _producers.Producer | None = None
-        entries = [(f"eventveil-{'format' if name == 'eventveil' else name}", text.encode()) for name, text in sink.provenance.items()]
-        self._provenance = sorted(entries)
-        self._window_keys: dict[int, bytes] = {}
+        self._ids = RecordIds(self._keys, sink.key_window, sink.provenance)
 
     def __reduce__(self) -> Any:
         raise TypeError("a writer holds keys and is never pickled: make it where it writes")
@@ -200,10 +190,10 @@ class MessageWriter:
             raise ValueError("a tombstone needs a key")
         if not len(keys):
             return
-        texts = _texts(keys)
+        texts = texts_of(keys)
         ids = base32(macs("blake2b", [self._keys.for_domain("record", "tombstone")], None, pa.array(texts, pa.binary()), 16))
         millis = _millis(np.array([self._sink.started_us if at_us is None else at_us]))[0]
-        self._send((None, key, millis, self._headers(one)) for key, one in zip(texts, _bytes(ids)))
+        self._send((None, key, millis, self._ids.entries(one)) for key, one in zip(texts, bytes_of(ids)))
 
     def flush(self) -> None:
         """Wait until the broker has acknowledged everything."""
@@ -229,46 +219,22 @@ class MessageWriter:
         ranked: Any = encode_json(visible) if is_json else visible
         values = json_messages(ranked) if is_json else avro_messages(visible, self._sink.schema, self._header)
         starts = batch.column(WINDOW).to_numpy() if WINDOW in batch.schema.names else None
-        ids = _bytes(self._record_ids(batch.column(ORDER), starts))
-        keys = ids if self._sink.key is None else [one or ids[row] for row, one in enumerate(_texts(_column(visible, self._sink.key)))]
+        ids = bytes_of(self._ids.of(batch.column(ORDER), starts))
+        keys = ids if self._sink.key is None else [one or ids[row] for row, one in enumerate(texts_of(column_of(visible, self._sink.key)))]
         millis = self._timestamps(batch, visible, starts)
         # All but the record id is the same for a window.
         windows = [None] * len(ids) if starts is None else starts.tolist()
-        shared = {window: self._headers(b"", window)[1:] for window in set(windows)}
+        shared = {window: self._ids.entries(b"", window)[1:] for window in set(windows)}
         places = range(len(ids)) if self._sink.order == "keep" else keyed_places([batch], ranked).tolist()
         for row in places:
             yield values[row], keys[row], millis[row], [(RECORD_ID, ids[row]), *shared[windows[row]]]
-
-    def _headers(self, record_id: bytes, window: int | None = None) -> list[tuple[str, bytes]]:
-        found = [(RECORD_ID, record_id), *self._provenance]
-        if window is not None:
-            found.append(("eventveil-window", f"{np.datetime64(window // 1_000_000, 's')}Z".encode()))
-        return found
-
-    def _record_ids(self, order: pa.Array[Any], starts: Int64s | None) -> pa.Array[Any]:
-        rule = self._sink.key_window
-        if starts is None or rule is None:
-            keys, codes = [self._keys.for_domain("record")], None
-        else:
-            distinct, codes = np.unique(starts, return_inverse=True)
-            first = rule.bounds(rule.index(distinct))[0]
-            keys = [self._window_key(start, rule) for start in first.tolist()]
-        return base32(macs("blake2b", keys, codes, order.cast(pa.binary()), 16))
-
-    def _window_key(self, start: int, rule: WindowRule) -> bytes:
-        key = self._window_keys.get(start)
-        if key is None:
-            if len(self._window_keys) >= _WINDOWS_KEPT:
-                self._window_keys.clear()
-            key = self._window_keys[start] = self._keys.for_window(start, str(rule.duration), rule.zone, "record")
-        return key
 
     def _timestamps(self, batch: pa.RecordBatch, visible: pa.RecordBatch, starts: Int64s | None) -> list[int]:
         if starts is None:
             now = clock_of(batch).now
             starts = np.full(batch.num_rows, self._sink.started_us if now is None else now, np.int64)
         if self._sink.timestamp is not None:
-            column = _column(visible, self._sink.timestamp)
+            column = column_of(visible, self._sink.timestamp)
             micros, bad, skipped = instants(column, self._sink.zone, None)
             known = ~(bad | skipped | column.is_null().to_numpy(zero_copy_only=False).astype(bool))
             starts = np.where(known, micros, starts)
@@ -298,7 +264,7 @@ def topic_sink(output: OutputDoc, plan: Plan, format: str, provenance: Mapping[s
         dict(provenance),
         "jsonl" if format == "json" else format,  # type: ignore[arg-type]
         output.registry,
-        key=None if output.key is None else _key_field(plan, output.key),
+        key=None if output.key is None else key_field(plan, output.key),
         timestamp=_time_field(plan),
         key_window=plan.key_window,
         zone=plan.event.zone,
@@ -313,38 +279,6 @@ def _millis(micros: Int64s) -> list[int]:
     """Milliseconds, and never 0, which the client takes for now, nor less, which others take for no time at all."""
     found: list[int] = np.maximum(micros // 1_000, 1).tolist()
     return found
-
-
-def _column(batch: pa.RecordBatch, names: Names) -> Any:
-    column: Any = batch.column(names[0])
-    for name in names[1:]:
-        column = _pc.struct_field(column, name)
-    return column
-
-
-def _bytes(texts: Any) -> list[Any]:
-    found: list[Any] = texts.cast(pa.binary()).to_pylist()
-    return found
-
-
-def _texts(column: pa.Array[Any]) -> list[Any]:
-    """Values as keys: text and bytes as they are, everything else as JSON writes it, without quotes; None for null."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        return _texts(column.dictionary_decode())  # type: ignore[attr-defined]
-    if pa.types.is_fixed_size_binary(kind) or pa.types.is_binary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return _bytes(column)
-    valid = column.is_valid().to_pylist()
-    lines = _bytes(encode_json(pa.RecordBatch.from_arrays([column], ["k"])))
-    return [line[5:-2].strip(b'"') if there else None for line, there in zip(lines, valid)]
-
-
-def _key_field(plan: Plan, key: str) -> Names:
-    found = parse_path(key)
-    if found is None or str(found) not in {one.name for one in plan.fields} or EACH in found.steps:
-        known = sorted(one.name for one in plan.fields if EACH not in one.name)
-        raise PolicyError(Problem("", 0, "EV103", f"'{key}' is no field of the output of {plan.name}", did_you_mean(key, known)))
-    return found.steps
 
 
 def _time_field(plan: Plan) -> Names | None:

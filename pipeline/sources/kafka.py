@@ -61,6 +61,9 @@ class TopicRange:
     group: int
     pieces: tuple[tuple[str, int, int, int], ...]
 
+    def read(self, wants: frozenset[str], batch_bytes: int) -> Iterator[pa.RecordBatch]:
+        return read_topic(self, wants, batch_bytes)
+
 
 def read_topic(
     piece: TopicRange,
@@ -169,7 +172,7 @@ class KafkaStream:
     def committed(self, state: State) -> None:
         self._teller.tell({lane_named(lane): at for lane, at in state["positions"].items()})
 
-    def on_engine(self, wants: frozenset[str], batch_bytes: int, idle_after_us: int) -> Groups:
+    def on_engine(self, engine: str, wants: frozenset[str], batch_bytes: int, idle_after_us: int) -> Groups:
         from eventveil.pipeline.sources.kafka_stream import Groups
 
         return Groups(self._cluster, self._topics, self._group, self._groups, idle_after_us / 1e6, wants, batch_bytes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -12,22 +12,27 @@ from eventveil.pipeline.sources.files import Range, read_range
 from eventveil.transforms.batch import Clock, with_clock
 from eventveil.transforms.beam.guard import Step, guarded
 
-if TYPE_CHECKING:
-    from eventveil.pipeline.sources.kafka import TopicRange
-
-__all__ = ["ListRanges", "ReadEvents"]
+__all__ = ["ListRanges", "MessageRange", "ReadEvents"]
 
 _NO_CLOCK = Clock()
+
+
+class MessageRange(Protocol):
+    """What a slice reads of a stream, as `Stream.ranges` gives it."""
+
+    def read(self, wants: frozenset[str], batch_bytes: int) -> Iterator[pa.RecordBatch]:
+        """Its raw batches, marked with their parts. `wants`: columns beside value and position; `batch_bytes`: of a batch, about."""
+        ...
 
 
 class ListRanges(Step):
     """One impulse -> the ranges that the launcher listed."""
 
-    def __init__(self, ranges: Sequence[Range | TopicRange]) -> None:
+    def __init__(self, ranges: Sequence[Range | MessageRange]) -> None:
         self._ranges = tuple(ranges)
 
     @guarded
-    def process(self, _: bytes) -> Iterator[Range | TopicRange]:
+    def process(self, _: bytes) -> Iterator[Range | MessageRange]:
         yield from self._ranges
 
 
@@ -42,17 +47,10 @@ class ReadEvents(Step):
         self._clock = clock
 
     @guarded
-    def process(self, piece: Range | TopicRange) -> Iterator[pa.RecordBatch]:
-        batches = read_range(piece, *self._sizes) if isinstance(piece, Range) else self._messages(piece)
+    def process(self, piece: Range | MessageRange) -> Iterator[pa.RecordBatch]:
+        batches = read_range(piece, *self._sizes) if isinstance(piece, Range) else piece.read(self._wants, self._sizes[0])
         for batch in batches:
             yield batch if self._clock.now is None else with_clock(batch, self._clock)
             # Counted behind the yield: what is behind us in a fused stage is done with the batch by then.
             METER.add(read=batch.num_rows)
         METER.add(ranges=1)
-
-    def _messages(self, piece: TopicRange) -> Iterator[pa.RecordBatch]:
-        # Its client is an extra: who reads files does not have it.
-        from eventveil.pipeline.sources.kafka import read_topic
-
-        batch_bytes, *_ = self._sizes
-        return read_topic(piece, self._wants, batch_bytes)

@@ -75,11 +75,11 @@ class Stream(Protocol):
         """Let go of clients and files."""
         ...
 
-    def on_engine(self, wants: frozenset[str], batch_bytes: int, idle_after_us: int) -> EngineSource:
+    def on_engine(self, engine: str, wants: frozenset[str], batch_bytes: int, idle_after_us: int) -> EngineSource:
         """The same stream where an engine reads it. Raises PolicyError EV120 where none can.
 
         Args:
-            wants, batch_bytes: as for ranges. idle_after_us: as for the job.
+            engine: flink or dataflow. wants, batch_bytes: as for ranges. idle_after_us: as for the job.
         """
         ...
 

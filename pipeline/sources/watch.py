@@ -114,7 +114,7 @@ class WatchedFolders:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def on_engine(self, wants: frozenset[str], batch_bytes: int, idle_after_us: int) -> EngineSource:
+    def on_engine(self, engine: str, wants: frozenset[str], batch_bytes: int, idle_after_us: int) -> EngineSource:
         """Folders are watched by the local runner alone: that is said when a job is read."""
         raise EventveilError.of("EV901", "folders are not watched by an engine")
 

@@ -1,7 +1,8 @@
-"""A real Kafka, and a real schema registry, for the tests in here: started by deploy/local/up, once a session, and ended with it.
+"""A real Kafka, schema registry, Flink and Pub/Sub for the tests in here: started by deploy/local/up, once a session, and ended with it.
 
-`kafka` and `registry` are shared; what may be stopped or killed is a `broker`. EVENTVEIL_KAFKA=host:port uses a running one for
-`kafka`. Without Java or Maven the tests are skipped, and say so; in continuous integration (CI=true) they fail instead.
+`kafka`, `registry`, `flink` and `pubsub` are shared, and started by the first test that takes them; what may be stopped or killed
+is a `broker`. EVENTVEIL_KAFKA=host:port uses a running one for `kafka`. Without Java or Maven the tests are skipped, and say so; in
+continuous integration (CI=true) they fail instead.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -56,6 +59,7 @@ class Broker:
 
     def __init__(self, home: Path) -> None:
         self.home = home
+        self.environment: Mapping[str, str] = os.environ
 
     @property
     def address(self) -> str:
@@ -71,9 +75,9 @@ class Broker:
         """Returns when it answers; does nothing when it runs."""
         # Should we be killed, nothing of ours goes on.
         command = [LOCAL / "up", "--home", self.home, "--while", str(os.getpid()), *options]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=self.environment)
         if done.returncode == CANNOT and os.environ.get("CI") != "true":
-            pytest.skip(f"no Kafka: {done.stderr.strip()}")
+            pytest.skip(f"it cannot run here: {done.stderr.strip()}")
         if done.returncode:
             pytest.fail(f"deploy/local/up failed ({done.returncode}):\n{done.stderr}", pytrace=False)
 
@@ -206,6 +210,78 @@ def topic(new_topic: Topics) -> str:
 def new_topic_at(request: pytest.FixtureRequest) -> Callable[[Broker], Topics]:
     """`new_topic_at(broker)(partitions)` -> name, at a broker of the test's own; they go with the broker."""
     return lambda broker: Topics(broker.address, request.node.name)
+
+
+@dataclass(frozen=True)
+class Flink:
+    """A cluster of two TaskManagers with one slot each, and the pool of its Python workers.
+
+    Attributes:
+        address: host:port of its REST API. pool: host:port of the worker pool. jars: folder of Flink's jars, and the job server's.
+        home: where its logs, checkpoints and process ids lie.
+    """
+
+    address: str
+    pool: str
+    jars: Path
+    home: Path
+
+    def process(self, name: str) -> int:
+        """Of ``flink``, ``taskmanager-1``, ``taskmanager-2`` or ``pool``."""
+        return int((self.home / f"{name}.pid").read_text().split()[0])
+
+    def log(self) -> str:
+        """What all of it has written."""
+        return "".join(path.read_text("utf-8", "replace") for path in sorted(self.home.glob("*.log*")))
+
+
+class Server(Broker):
+    """What `up` starts without Kafka, in a home of its own."""
+
+    def __init__(self, home: Path, *options: str, **changed: str) -> None:
+        super().__init__(home)
+        self.options = options
+        self.environment = {**os.environ, **changed}
+
+    def start(self, *options: str) -> None:
+        super().start("--without", "kafka", *self.options, *options)
+
+    def said(self, name: str) -> str:
+        return (self.home / name).read_text().strip()
+
+
+@contextmanager
+def new_server(*options: str, **changed: str) -> Iterator[Server]:
+    if homes := os.environ.get("EVENTVEIL_LIVE_HOMES"):
+        Path(homes).mkdir(parents=True, exist_ok=True)
+    server = Server(Path(tempfile.mkdtemp(prefix="eventveil-server-", dir=homes)), *options, **changed)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(scope="session")
+def flink_server() -> Iterator[Server]:
+    """Its workers run on the Python of the tests, and import what lies in this folder."""
+    path = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
+    with new_server("--with", "flink", EVENTVEIL_PYTHON=sys.executable, PYTHONPATH=path) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def flink(flink_server: Server) -> Flink:
+    """A Flink that all tests share: cancel your jobs, and leave the cluster up. A job takes half a minute to submit."""
+    said = flink_server.said
+    return Flink(said("flink.address"), said("pool.address"), Path(said("flink.jars")), flink_server.home)
+
+
+@pytest.fixture(scope="session")
+def pubsub() -> Iterator[str]:
+    """host:port of a Pub/Sub in memory, the value of PUBSUB_EMULATOR_HOST; shared: take a project or topic of your own."""
+    with new_server("--with", "pubsub") as server:
+        yield server.said("pubsub.address")
 
 
 @pytest.fixture

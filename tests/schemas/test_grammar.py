@@ -109,7 +109,7 @@ JOBS = [
     "max_refused: 0.05\n",
     "keys: env:X\nsummary: s\ndead_letters: {uri: d, custodian: c}\n",
     "dead_letters: {uri: d}\n",
-    "runner: flink\n",
+    "runner: flink\nflink: {master: 'localhost:8081'}\n",
     "metrics: 127.0.0.1:9464\nmax_window_bytes: 1000\n",
     "part_bytes: 1000000000\n",
     "max_event_bytes: 1000\n",

@@ -548,6 +548,7 @@ class TestNotYet:
 
 class TestWhereItRuns:
     FLINK = "runner: flink\nflink: {master: 'localhost:8081'}\n"
+    TABLE = "variants: [{policy: p, output: {uri: 'delta+gs://shop-veil/orders'}}]\n"
     CLOUD = "runner: dataflow\ndataflow: {project: shop, region: europe-west1, temp_location: 'gs://shop-veil/tmp'}\n"
 
     def test_the_entries_of_an_engine(self) -> None:
@@ -555,8 +556,8 @@ class TestWhereItRuns:
 
         found = read(f"runner: flink\nflink: {{master: 'm:8081', {entries}}}\n").flink
 
-        assert FlinkDoc("m:8081", "pool:50000", "jars", None, Duration(5, "s"), 3, ("--parallelism=4",)) == found
-        assert DataflowDoc("shop", "europe-west1", "gs://shop-veil/tmp") == read(self.CLOUD).dataflow
+        assert FlinkDoc("m:8081", "pool:50000", str(Path("jars").absolute()), None, Duration(5, "s"), 3, ("--parallelism=4",)) == found
+        assert DataflowDoc("shop", "europe-west1", "gs://shop-veil/tmp") == read(self.CLOUD + self.TABLE).dataflow
 
     def test_what_is_said_beside_the_job_goes_first(self) -> None:
         where = {"runner": "flink", "flink": {"master": "other:1"}}
@@ -572,13 +573,20 @@ class TestWhereItRuns:
             ("runner: dataflow\n", "EV104 the runner is dataflow, and nothing says where that is"),
             ("flink: {master: 'm:8081'}\n", "EV103 flink does not go with runner: local"),
             (FLINK + "part_bytes: 1000\n", "EV103 part_bytes is for the local runner, and this job runs on flink"),
-            (CLOUD + "watch: true\n", "EV103 watch is for the local runner, and this job runs on dataflow"),
+            (CLOUD + TABLE + "watch: true\n", "EV103 watch is for the local runner, and this job runs on dataflow"),
         ],
     )
     def test_what_does_not_go_together(self, text: str, expected: str) -> None:
         (found,) = refused(text)
 
         assert expected == found.partition(" ")[2]
+
+    @pytest.mark.parametrize("uri", ["out", "delta:///lake/orders", "iceberg:///lake/shop.orders"])
+    def test_workers_of_dataflow_have_no_folder_that_lasts(self, uri: str) -> None:
+        rest = "dead_letters: {uri: refused, custodian: c}\ncheckpoint: state\ninput: {uri: 'pubsub://shop/orders'}\n"
+        found = refused(f"{self.CLOUD}{rest}variants: [{{policy: p, output: {{uri: '{uri}'}}}}]\n")
+
+        assert ["dead_letters", "checkpoint", "variants[0].output.uri"] == [one.split()[2] for one in found]
 
     @pytest.mark.parametrize("master", ["localhost", "http://localhost:8081", "a b:1", "x:0", "x:70000"])
     def test_an_address_is_a_host_and_a_port(self, master: str) -> None:

@@ -1,0 +1,92 @@
+# Sourced by ./up: Flink (a JobManager and TaskManagers of one slot), and the pool that starts Beam's Python workers for it.
+
+counts_workers() { # PORT: it answers, and as many TaskManagers as there should be have registered
+    local answer registered
+    answer=$(get "$1" /overview) || return 1
+    registered=$(sed -n 's/.*"taskmanagers":\([0-9]*\).*/\1/p' <<<"$answer")
+    ((${registered:-0} >= task_managers))
+}
+
+is_master() { # PORT
+    get "$1" /overview >/dev/null
+}
+
+# shellcheck disable=SC2207
+flags=(-XX:+UseSerialGC $(<"$here/flink/opens") "-Djava.util.logging.config.file=$here/flink/logging.properties")
+
+start_flink() {
+    local number rest='' fresh='' python=${EVENTVEIL_PYTHON:-python3}
+    need_java
+    running pool >/dev/null || need_eventveil
+    fetch flink copy-dependencies 1.19-
+    printf '%s\n' "$jars" >flink.jars
+    if running flink >/dev/null && [[ -f flink/conf/flink-conf.yaml ]]; then
+        rest=$(sed -n 's/^rest.port: //p' flink/conf/flink-conf.yaml)
+        await flink is_master "$rest" || fail 1 "flink runs and does not answer: $here/down ends it"
+        say "flink runs already"
+    else
+        # TaskManagers of a master that has gone look for it where it was.
+        end_all taskmanager
+        start_job_manager
+        fresh=yes
+    fi
+    for ((number = 1; number <= task_managers; number++)); do
+        ! running "taskmanager-$number" >/dev/null || continue
+        keep_log "taskmanager-$number"
+        [[ -z $fresh ]] || begun+=("taskmanager-$number")
+        launch "taskmanager-$number" java "${flags[@]}" -Xms64m -Xmx512m -XX:MaxDirectMemorySize=256m -XX:MaxMetaspaceSize=256m \
+            -cp "$jars/*" org.apache.flink.runtime.taskexecutor.TaskManagerRunner \
+            --configDir "$home/flink/conf" "-Dtaskmanager.resource-id=taskmanager-$number"
+    done
+    if ! await flink counts_workers "$rest"; then
+        for ((number = 1; number <= task_managers; number++)); do
+            running "taskmanager-$number" >/dev/null || give_up "taskmanager-$number"
+        done
+        give_up flink
+    fi
+    printf '127.0.0.1:%s\n' "$rest" >flink.address
+    start_pool
+    begun=()
+}
+
+start_job_manager() { # sets `rest`, and puts itself under `begun`
+    local text try rpc
+    end flink
+    # What is left of jobs of a master that was killed. Savepoints and checkpoints stay: they are what one goes on from.
+    rm -rf flink/tmp
+    mkdir -p flink/{conf,checkpoints,savepoints,tmp}
+    for try in 1 2 3; do
+        rest=$(free_port) rpc=$(free_port)
+        text=$(<"$here/flink/flink-conf.yaml")
+        text=${text//@HOME@/$home} text=${text//@REST@/$rest}
+        printf '%s\n' "${text//@RPC@/$rpc}" >flink/conf/flink-conf.yaml
+        keep_log flink
+        begun=(flink)
+        launch flink java "${flags[@]}" -Xms64m -Xmx400m -cp "$jars/*" \
+            org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint --configDir "$home/flink/conf" --executionMode cluster
+        ! await flink is_master "$rest" || return 0
+        # Somebody took a port between our look and Flink's.
+        if running flink >/dev/null || ((try == 3)) || ! grep -qE 'Address already in use|BindException|port range' flink.log; then give_up flink; fi
+    done
+}
+
+need_eventveil() {
+    command -v "$python" >/dev/null || fail 69 "$python is not installed; name a Python that has eventveil with EVENTVEIL_PYTHON"
+    "$python" -c 'import eventveil.pipeline' 2>/dev/null ||
+        fail 69 "$python does not have eventveil: name one that has it with EVENTVEIL_PYTHON"
+}
+
+start_pool() {
+    local chosen
+    if running pool >/dev/null && [[ -f pool.address ]]; then
+        say "the worker pool runs already"
+        return
+    fi
+    end pool
+    chosen=$(free_port)
+    keep_log pool
+    begun+=(pool)
+    launch pool "$python" -c 'import sys; from eventveil.pipeline.cli.worker_pool import start; sys.exit(start(sys.argv[1]))' "127.0.0.1:$chosen"
+    await pool is_taken "$chosen" || give_up pool
+    printf '127.0.0.1:%s\n' "$chosen" >pool.address
+}
