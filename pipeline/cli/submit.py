@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from eventveil.pipeline.prepare import ReadyJob
+from eventveil.pipeline.prepare import Live, ReadyJob
+from eventveil.pipeline.sources.stream import State
 
 __all__ = ["submit_to_dataflow"]
 
@@ -30,8 +31,14 @@ def submit_to_dataflow(ready: ReadyJob, *, quiet: bool) -> int:
         streaming=ready.live is not None,
         extra=doc.options,
     )
-    state = ready.live.stream.begin(ready.live.from_latest) if ready.live is not None else None
-    submitted = submit(lambda root: build_on_engine(root, ready, state), options)
+    submitted = submit(lambda root: build_on_engine(root, ready, _begin(ready.live)), options)
     if not quiet:
         typer.echo(submitted.address)
     return 0
+
+
+def _begin(live: Live | None) -> State:
+    """Where a stream begins. Of Pub/Sub Dataflow knows, and whoever submits the job need not be allowed to ask."""
+    if live is None or live.stream.identity().get("kind") == "pubsub":
+        return {}
+    return live.stream.begin(live.from_latest)
