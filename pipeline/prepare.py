@@ -440,18 +440,25 @@ def _check_apart(job: Job, paths: Sequence[str]) -> None:
 
 
 def _check_topics(job: Job, variants: Sequence[Variant]) -> None:
-    """The same for topics. One broker may have many names: whether it is the same cluster is asked of the brokers."""
+    """The same for topics. One broker may have many names, and a subscription has another name than its topic: the service is asked."""
     address = job.input.stream
-    if not isinstance(address, StreamAddress):
-        return
-    from eventveil.pipeline.sinks.topic import TopicSink
-    from eventveil.pipeline.sources.kafka import Cluster
+    found: list[str] = []
+    if isinstance(address, StreamAddress) and any(isinstance(doc.output.stream, StreamAddress) for doc in job.variants):
+        from eventveil.pipeline.sinks.topic import TopicSink
+        from eventveil.pipeline.sources.kafka import Cluster
 
-    cluster = Cluster(address.servers, job.input.client)
-    for variant in variants:
-        if isinstance(variant.sink, TopicSink) and any(variant.sink.same_as(cluster, topic) for topic in address.topics):
-            fact = f"the output topic {variant.sink.topic} is input of this job"
-            raise PolicyError(Problem(job.file, 0, "EV120", fact, "choose a topic that is not read"))
+        cluster = Cluster(address.servers, job.input.client)
+        topics = [variant.sink for variant in variants if isinstance(variant.sink, TopicSink)]
+        found = [sink.topic for sink in topics if any(sink.same_as(cluster, topic) for topic in address.topics)]
+    elif isinstance(address, PubsubAddress) and any(isinstance(doc.output.stream, PubsubAddress) for doc in job.variants):
+        from eventveil.pipeline.sinks.pubsub import PubsubSink
+        from eventveil.pipeline.sources.pubsub import topic_of
+
+        read = topic_of(address, job.input.client)
+        found = [variant.sink.topic for variant in variants if isinstance(variant.sink, PubsubSink) and variant.sink.path == read]
+    if found:
+        fact = f"the output topic {found[0]} is input of this job"
+        raise PolicyError(Problem(job.file, 0, "EV120", fact, "choose a topic that is not read"))
 
 
 def _sink(job: Job, doc: VariantDoc, plan: Plan, input_format: str, keys_id: str, gathering: Gathering | None) -> Sink:

@@ -187,6 +187,7 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 def work(control: str, name: str) -> NoReturn:
     """Be a worker, until the engine at `control` has no more to do."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the pool
+    threading.excepthook = _thread_failed  # else it prints texts
     threading.Thread(target=_end_with_pool, daemon=True).start()
     logging.basicConfig(level=logging.WARNING)
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
@@ -242,6 +243,10 @@ def _line(error: BaseException) -> str:
         return f"{kind}: {error}"
     step = _STEP.search(str(error)) if type(error).__str__ in (BaseException.__str__, OSError.__str__) else None
     return f"{kind}: text withheld" + (f" [while running '{step[1]}']" if step else "")
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    sys.stderr.write(f"a thread of the worker failed: {failed.exc_type.__name__}\n")
 
 
 def _say_nothing(*_: Any, **__: Any) -> None:

@@ -25,7 +25,7 @@ from eventveil.schemas.errors import StorageError
 from eventveil.schemas.streams import PubsubAddress, Settings
 from eventveil.transforms.keys.keyring import load_keys
 
-__all__ = ["Project", "PubsubStream", "SpoolRange", "read_spool"]
+__all__ = ["Project", "PubsubStream", "SpoolRange", "read_spool", "topic_of"]
 
 _CODE = "EV420"
 _GATHER_S = 1.0
@@ -33,6 +33,22 @@ _GATHER_MUCH_S = 4.0
 """How long a slice is pulled where little comes, and where much waits: what a pass costs beside its events is shared by more of them."""
 _MUCH = 8 * MOST_AT_ONCE // 10
 _WAIT_S = 0.5
+
+
+def topic_of(address: PubsubAddress, settings: Settings) -> str | None:
+    """The full name of the topic that a subscription is of; None where the service does not tell us.
+
+    Raises:
+        Unreachable: EV420.
+    """
+    project = Project(address.project, settings)
+    try:
+        return str(connect(project, _CODE).ask("GetSubscription", subscription=project.subscription(address.name)).topic)
+    except Unreachable:
+        raise
+    except StorageError:
+        # Who may pull may not be allowed to look.
+        return None
 
 
 class PubsubStream:

@@ -65,7 +65,7 @@ class FlinkDesk:
         """Returns when the job has published something."""
         before = len(files_of(self.out)) if self.out.exists() else 0
         self.run = self.desk.start(self.job)
-        eventually(lambda: self._is_fine() and self.out.exists() and len(files_of(self.out)) > before, 150)
+        eventually(lambda: self._is_fine() and self.out.exists() and len(files_of(self.out)) > before, 240)
 
     def _is_fine(self) -> bool:
         assert self.run.process.poll() is None, self.run.log.read_text("utf-8")[-3000:]

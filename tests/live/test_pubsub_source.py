@@ -214,6 +214,12 @@ class TestAStream:
 
         assert not seen
 
+    def test_its_own_topic_is_no_output(self, desk: Any) -> None:
+        desk.write_job(output={"uri": f"pubsub://{PROJECT}/{desk.name}", "format": "json"})
+
+        assert 2 == desk.run()
+        assert f"EV120 the output topic {desk.name} is input of this job" in desk.log()
+
     def test_a_subscription_that_is_gone_stops(self, desk: Any) -> None:
         stream = stream_of(desk)
         state = stream.begin(False)

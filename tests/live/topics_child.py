@@ -11,8 +11,8 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from eventveil.pipeline.sources.kafka import Cluster
 from eventveil.pipeline.sources.decode_inside import Decoding, decoded_tag
+from eventveil.pipeline.sources.kafka import Cluster
 from eventveil.pipeline.sources.kafka_stream import Groups
 from eventveil.transforms.batch import clock_of, part_of
 from eventveil.transforms.compile import load_plan
