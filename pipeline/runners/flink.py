@@ -35,6 +35,7 @@ _POOL = "127.0.0.1:50000"
 _VERSION = "1.19"
 _CHECKPOINTING_MS = 10_000
 _RESTARTS = 10
+_RESTARTS_IN_ALL = 1_000
 _RESTART_DELAY_MS = 1_000
 _LOOK_S = 1.0
 _TO_APPEAR_S = 180.0
@@ -72,8 +73,8 @@ def flink_options(job: ReadyJob, doc: FlinkDoc, workers: int, endpoint: str, nam
         "max_bundle_size": 1,
         "max_bundle_time_mills": 50,
         "pickle_library": "cloudpickle",
-        # A restart reads on from the last checkpoint; a job that restarts for ever says RUNNING all the while.
-        "number_of_execution_retries": doc.restarts or _RESTARTS,
+        # Over all its life, should nobody watch it: Flink does not count anew when a job gets on.
+        "number_of_execution_retries": _RESTARTS_IN_ALL,
         "execution_retry_delay": _RESTART_DELAY_MS,
     }
     if job.live is not None:
@@ -126,7 +127,9 @@ class _Launcher:
         self._held: dict[str, Any] = {"id": None, "from": None}
         self._begins: dict[str, Any] = {}
         self._counted: Counter[str] = Counter()
+        self._submitted: Any = None
         self._restarts = 0
+        self._fruitful = 0
         self._watermark: int | None = None
         self._began = time.monotonic()
 
@@ -195,7 +198,7 @@ class _Launcher:
         try:
             # What options there are only the job server knows; what is wrong with one, Beam says as a command line would.
             with redirect_stderr(io.StringIO()):
-                pipeline.run()
+                self._submitted = pipeline.run()
         except SystemExit:
             fact, remedy = "flink.options: an option is not as Beam takes it", "see Beam's options for Flink, and write --name=value"
             raise PolicyError(Problem("", 0, "EV103", fact, remedy)) from None
@@ -207,7 +210,10 @@ class _Launcher:
             for job in self._rest.jobs():
                 if job.name == self._name and job.id not in known:
                     return job.id
-            time.sleep(0.2)
+            if self._submitted is not None and self._submitted.state in ("FAILED", "CANCELLED"):
+                fact, remedy = "the job server could not submit the job", "see whether its version is the cluster's, and the cluster's logs"
+                raise StorageError.of("EV419", fact, remedy, file=self._doc.master)
+            time.sleep(0.5)
         fact = f"the job did not appear within {_TO_APPEAR_S:.0f} s"
         raise StorageError.of("EV419", fact, "look into the logs of the job server and of Flink", file=self._doc.master)
 
@@ -260,7 +266,12 @@ class _Launcher:
         last = self._rest.last_checkpoint(id_)
         if last is not None and last != self._held["from"] and self._folder is not None:
             self._held["from"] = last
+            self._fruitful = restarts
             self._note()
+        if restarts - self._fruitful > (self._doc.restarts or _RESTARTS):
+            # It says RUNNING all the while, and gets nowhere.
+            self._rest.cancel(id_)
+            return "FAILED"
         return state
 
     def _stop(self) -> None:
@@ -273,6 +284,8 @@ class _Launcher:
 
     def _failed(self, state: str) -> EventveilError:
         cause = self._rest.failure(self._held["id"])
+        if self._restarts:
+            state = f"{state}, after {self._restarts} restarts"
         remedy = "mend it and run again: the job goes on from its last checkpoint" if self._job.live else "mend it and run again"
         return StorageError.of("EV419", f"the job is {state}{f': {cause}' if cause else ''}", remedy, file=self._doc.master)
 

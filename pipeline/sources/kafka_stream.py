@@ -38,7 +38,7 @@ _BUNDLE_S = 0.5
 """How long a bundle may last: several groups on one worker take turns, and checkpoints wait for it."""
 _GATHER_S = 0.2
 _DISCOVER_S = 10.0
-_IDLE = Duration(seconds=1)  # engines cut what is less than a second, and would spin
+_IDLE = Duration(seconds=2)  # Flink cuts off a second, and would spin
 _AWAY = Duration(seconds=5)
 
 

@@ -40,7 +40,7 @@ _CODE = "EV420"
 _BUNDLE_S = 0.5
 """How long a bundle may last: checkpoints wait for it."""
 _WAIT_S = 0.5
-_IDLE = Duration(seconds=1)  # engines cut what is less than a second, and would spin
+_IDLE = Duration(seconds=2)  # Flink cuts off a second, and would spin
 _AWAY = Duration(seconds=5)
 
 

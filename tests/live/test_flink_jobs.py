@@ -9,7 +9,10 @@ import json
 import os
 import random
 import runpy
+import shutil
 import signal
+import socket
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,12 +21,16 @@ from typing import Any
 
 import pytest
 
+import eventveil.pipeline
+import eventveil.schemas
+import eventveil.transforms
 from eventveil.pipeline.runners._flink_rest import FlinkRest
 
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 _DESK = runpy.run_path(str(HERE / "live_desk.py"))
+LiveDesk, COMMAND = _DESK["LiveDesk"], _DESK["COMMAND"]
 eventually, files_of = _DESK["eventually"], _DESK["files_of"]
 _FAULTS = runpy.run_path(str(HERE / "test_faults.py"))
 Load, POLICY, FIELDS = _FAULTS["Load"], _FAULTS["POLICY"], _FAULTS["FIELDS"]
@@ -37,6 +44,7 @@ class FlinkDesk:
     def __init__(self, desk: Any, flink: Any, topic: str, out_topic: str, seed: int) -> None:
         self.desk = desk
         self.flink = flink
+        self.seed = seed
         self.rest = FlinkRest(flink.address)
         self.topic = topic
         self.out_topic = out_topic
@@ -46,25 +54,30 @@ class FlinkDesk:
         (desk.folder / "event.avsc").write_text(json.dumps(schema))
         for name in ("files", "messages"):
             (desk.folder / f"{name}.yaml").write_text(POLICY.format(name=name, version=1, who=WHO))
-        self.job = desk.write_job(
-            f"flink-{seed}-{os.getpid()}",
-            f"kafka://{desk.kafka}/{topic}",
+        self.job = self.write_job(flink.pool)
+        self.run: Any = None
+
+    def write_job(self, pool: str) -> Path:
+        desk, flink = self.desk, self.flink
+        job: Path = desk.write_job(
+            f"flink-{self.seed}-{os.getpid()}",
+            f"kafka://{desk.kafka}/{self.topic}",
             [
                 {"policy": "files.yaml", "output": {"uri": str(self.out), "format": "parquet"}},
-                {"policy": "messages.yaml", "output": {"uri": f"kafka://{desk.kafka}/{out_topic}", "format": "json"}},
+                {"policy": "messages.yaml", "output": {"uri": f"kafka://{desk.kafka}/{self.out_topic}", "format": "json"}},
             ],
             runner="flink",
             workers=2,
             roll="2s",
             idle_after="3s",
-            flink={"master": flink.address, "worker_pool": flink.pool, "job_server": str(flink.jars), "checkpointing": "2s"},
+            flink={"master": flink.address, "worker_pool": pool, "job_server": str(flink.jars), "checkpointing": "2s"},
         )
-        self.run: Any = None
+        return job
 
-    def start(self) -> None:
+    def start(self, **environment: str) -> None:
         """Returns when the job has published something."""
         before = len(files_of(self.out)) if self.out.exists() else 0
-        self.run = self.desk.start(self.job)
+        self.run = self.desk.start(self.job, **environment)
         eventually(lambda: self._is_fine() and self.out.exists() and len(files_of(self.out)) > before, 240)
 
     def _is_fine(self) -> bool:
@@ -147,29 +160,49 @@ def workers_of(pool: int) -> list[int]:
 
 
 @pytest.mark.faults
-def test_whatever_is_killed_each_event_comes_out_once(on_flink: Callable[[int], FlinkDesk], seed: int) -> None:
-    """In one submitted job: a worker, a TaskManager, a worker again, and the launcher; then it is told to stop, and goes on."""
-    job, dice = on_flink(seed), random.Random(seed)
-    job.load.start()
-    job.start()
-    before = job.published()
+def test_whatever_is_killed_each_event_comes_out_once(
+    flink: Any, flink_server: Any, broker: Any, new_topic_at: Any, tmp_path: Path, seed: int
+) -> None:
+    """In one submitted job: a worker, a TaskManager, the broker and the launcher are killed; then it is told to stop, and goes on."""
+    desk = LiveDesk(tmp_path, broker.address)
+    topics = new_topic_at(broker)
+    job, dice = FlinkDesk(desk, flink, topics(4), topics(4), seed), random.Random(seed)
 
-    def kill(process: int) -> None:
-        seen, restarts = len(job.published()), job.rest.restarts(job.id)
-        os.kill(process, signal.SIGKILL)
-        eventually(lambda: job.rest.restarts(job.id) > restarts, 60)
-        eventually(lambda: len(job.published()) > seen + 2, 120)
+    def worker() -> None:
+        os.kill(dice.choice(workers_of(flink.process("pool"))), signal.SIGKILL)
 
-    time.sleep(dice.uniform(0, 4))
-    kill(dice.choice(workers_of(job.flink.process("pool"))))
-    # The launcher, and not the job, is killed: another one finds it.
-    job.run.kill()
-    job.run = job.desk.start(job.job)
-    time.sleep(dice.uniform(0, 4))
-    kill(dice.choice(workers_of(job.flink.process("pool"))))
-    job.finish()
-    job.check()
-    assert before == {name: content for name, content in job.published().items() if name in before}
+    def task_manager() -> None:
+        os.kill(flink.process(f"taskmanager-{dice.choice((1, 2))}"), signal.SIGKILL)
+        flink_server.start()
+
+    def kafka() -> None:
+        broker.kill()
+        broker.start()
+
+    def launcher() -> None:
+        # The job goes on: another launcher finds it, and does not start it twice.
+        job.run.kill()
+        job.run = desk.start(job.job)
+
+    try:
+        job.load.start()
+        job.start()
+        before, id_ = job.published(), job.id
+        for kill in dice.sample((worker, task_manager, kafka, launcher), 4):
+            time.sleep(dice.uniform(0, 4))
+            seen = len(job.published())
+            kill()
+            eventually(lambda seen=seen: job._is_fine() and len(job.published()) > seen + 2, 180)
+        assert job.id == id_
+        assert job.rest.restarts(id_) >= 2
+        assert 0 == job.run.drain(120), job.run.log.read_text("utf-8")[-3000:]
+        job.start()
+        job.finish()
+        job.check()
+        assert before == {name: content for name, content in job.published().items() if name in before}
+    finally:
+        job.close()
+        desk.close()
 
 
 def test_what_cannot_be_decoded_is_kept_and_the_job_goes_on(on_flink: Callable[[], FlinkDesk]) -> None:
@@ -194,3 +227,40 @@ def test_what_cannot_be_decoded_is_kept_and_the_job_goes_on(on_flink: Callable[[
     job.finish()
     rows = Counter(row["n"] for row in job.desk.rows(job.out))
     assert (job.load.good, 1) == (set(rows), max(rows.values()))
+
+
+def test_a_newer_version_goes_on_from_a_savepoint(on_flink: Callable[[], FlinkDesk], tmp_path: Path) -> None:
+    newer = tmp_path / "newer"
+    for package in (eventveil.schemas, eventveil.transforms, eventveil.pipeline):
+        (place,) = package.__path__
+        name = package.__name__.replace(".", "/")
+        shutil.copytree(place, newer / name, ignore=shutil.ignore_patterns("__pycache__"))
+    source = newer / "eventveil" / "pipeline" / "sources" / "kafka_stream.py"
+    patched = source.read_text().replace(
+        "        self._decode.setup()\n", "        self._decode.setup()\n        self._is_newer = True\n", 1
+    )
+    assert "_is_newer" in patched
+    source.write_text(patched)
+
+    job = on_flink()
+    job.load.start()
+    job.start()
+    assert 0 == job.run.drain(120)
+    before = job.published()
+    environment = {**os.environ, "PYTHONPATH": str(newer)}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    pool = subprocess.Popen([*COMMAND, "worker-pool", "--listen", address], env=environment, stdout=subprocess.DEVNULL)
+    try:
+        job.job = job.write_job(address)
+        job.start(PYTHONPATH=str(newer))
+        (worker, *_) = workers_of(pool.pid)
+        assert str(newer) in Path(f"/proc/{worker}/environ").read_text()
+        job.finish()
+        job.check()
+        assert before == {name: content for name, content in job.published().items() if name in before}
+    finally:
+        job.close()
+        pool.terminate()
+        pool.wait(30)
