@@ -3,6 +3,7 @@
     make bench                                     # one million orders
     make bench ARGS='--events 200000 --rounds 1'   # a quick look
     make bench ARGS=--no-live                      # without the live job, which live.py measures where there is Java and Maven
+    make bench ARGS=--no-engines                   # without Flink and Pub/Sub, which flink.py and pubsub.py measure there
     make bench ARGS=--full                         # also: 1 % malformed, shuffled over 1,440 windows, 0.1 and 10 million, 2 workers, 5 GB
 
 Everything runs on one core (--full: the workers on two), the measurements take turns, and the least of --rounds counts. The cost of
@@ -94,6 +95,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true")
     there = shutil.which("java") is not None and shutil.which("mvn") is not None
     parser.add_argument("--live", action=argparse.BooleanOptionalAction, default=there, help="measure the live job too (live.py)")
+    parser.add_argument("--engines", action=argparse.BooleanOptionalAction, default=there, help="measure Flink and Pub/Sub too")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
@@ -146,6 +148,13 @@ def main() -> None:
         subprocess.run([sys.executable, HERE / "live.py", *arguments], check=True)
     else:
         print("the live job was not measured: it needs a Kafka, and that Java and Maven")
+    if options.engines:
+        subprocess.run([sys.executable, HERE / "flink.py", "--events", n, "--rounds", str(options.rounds)], check=True)
+        subprocess.run(
+            [sys.executable, HERE / "pubsub.py", "--messages", str(options.events // 10), "--rounds", str(options.rounds)], check=True
+        )
+    else:
+        print("Flink and Pub/Sub were not measured: they need Java and Maven")
 
 
 if __name__ == "__main__":
