@@ -265,7 +265,7 @@ def check_entries(form: JobForm, document: Mapping, reader: Reader) -> None:
     for number, variant in enumerate(form.variants):
         at = ("variants", number, "output")
         if table_of(variant.output.uri) is not None:
-            _check_table(variant.output, at, document, reader)
+            _check_table(variant.output, at, stream is not None or form.watch, document, reader)
         else:
             _check_stream_end(variant.output, stream_of(variant.output.uri), at, document, reader)
     if form.input.envelope is not None and form.input.format not in (None, "json", "jsonl"):
@@ -322,10 +322,13 @@ def _check_dataflow(form: JobForm, document: Mapping, reader: Reader) -> None:
             reader.add(line_at(document, [name]), "EV103", fact, remedy)
 
 
-def _check_table(end: OutputForm, at: tuple[str | int, ...], document: Mapping, reader: Reader) -> None:
+def _check_table(end: OutputForm, at: tuple[str | int, ...], is_live: bool, document: Mapping, reader: Reader) -> None:
     for name, remedy in (("format", "the table has its own"), ("compression", "the table has its own"), ("key", "rows have none")):
         if getattr(end, name) is not None:
             reader.add(line_at(document, (*at, name)), "EV103", f"{place([*at, name])} is not for tables", f"remove it: {remedy}")
+    if end.evolve and is_live:
+        fact = f"{place([*at, 'evolve'])} is for files: a stream that goes on under a new policy begins a new table"
+        reader.add(line_at(document, (*at, "evolve")), "EV103", fact, "remove it, and name another table")
     if end.registry is not None:
         reader.add(line_at(document, (*at, "registry")), "EV103", f"{place([*at, 'registry'])} is for streams", "remove it")
 

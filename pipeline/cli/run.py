@@ -74,6 +74,11 @@ def run_job(
     if not job.is_live and live != LiveFlags(log_json=live.log_json):
         fact = "--until-caught-up and --from-now are for streams, and this job reads files once"
         raise PolicyError(Problem(job.file, 0, "EV120", fact, "leave them out, or say --watch"))
+    if job.runner != "local" and live.until_caught_up:
+        fact = f"--until-caught-up is for the local runner, and this job runs on {job.runner}"
+        raise PolicyError(Problem(job.file, 0, "EV120", fact, "leave it out"))
+    if job.runner == "dataflow" and live.from_now:
+        raise PolicyError(Problem(job.file, 0, "EV120", "--from-now is for jobs with a checkpoint, and Dataflow keeps its own", "leave it out"))
     prepared = prepare(job)
     if job.summary is not None:
         make_folder(os.path.dirname(job.summary) or ".")

@@ -101,7 +101,7 @@ def run_on_flink(job: ReadyJob, workers: int, drain: Drain, reporter: Reporter, 
 
     Raises:
         Unreachable: EV418 Flink is away for longer than ten minutes. StorageError: EV419 Flink refuses the job, or the job has failed.
-        LimitError: EV601 too much is refused.
+        LimitError: EV602 too much is refused; the job has stopped at a savepoint.
     """
     assert job.flink is not None, "a job for Flink says where it is"
     launcher = _Launcher(job, job.flink, workers, drain, reporter)
@@ -238,7 +238,11 @@ class _Launcher:
             if state in _ENDED:
                 raise self._failed(state)
             if self._gate is not None:
-                self._gate.check()
+                try:
+                    self._gate.check()
+                except EventveilError:
+                    self._stop()
+                    raise
             self._drain.wait(_LOOK_S)
         self._stop()
         self._tell("stopped")

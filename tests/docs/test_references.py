@@ -19,7 +19,7 @@ from eventveil.transforms.language import built_in, describe
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-POLICIES = sorted(path for path in (ROOT / "examples").rglob("*.yaml") if path.name != "job.yaml")
+POLICIES = sorted(path for path in (ROOT / "examples").rglob("*.yaml") if path.name != "job.yaml" and path.parent.name != "beam_yaml")
 JOBS = sorted((ROOT / "examples").rglob("job.yaml"))
 
 

@@ -647,6 +647,12 @@ class TestTables:
 
         assert f"EV103 variants[0].output.{entry.partition(':')[0]}" in found
 
+    def test_a_stream_does_not_evolve_a_table(self) -> None:
+        end = "variants: [{policy: p, output: {uri: 'delta:///lake/orders', evolve: true}}]\n"
+
+        (found,) = refused(f"checkpoint: s\ninput: {{uri: 'kafka://b:1/orders'}}\n{end}")
+        assert "EV103 variants[0].output.evolve is for files" in found
+
     def test_two_variants_do_not_share_a_table(self) -> None:
         twice = "".join(f"- {{name: {name}, policy: p, output: {{uri: 'iceberg:///lake/shop.orders'}}}}\n" for name in "ab")
 

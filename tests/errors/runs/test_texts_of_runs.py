@@ -9,10 +9,18 @@ import gzip
 import json
 import os
 import re
+import shutil
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pyarrow as pa
 import pytest
 
@@ -26,21 +34,28 @@ from eventveil.pipeline.dead_letters.store import LetterFolder, list_letters
 from eventveil.pipeline.prepare import job_of_flags, policies_of, prepare
 from eventveil.pipeline.report.reporter import Reporter
 from eventveil.pipeline.report.server import Address
-from eventveil.pipeline.runners import slices
+from eventveil.pipeline.runners import _job_server, slices
+from eventveil.pipeline.runners._flink_rest import FlinkRest
+from eventveil.pipeline.runners._job_server import job_server
 from eventveil.pipeline.runners.local import run
 from eventveil.pipeline.runners.slices import Drain
+from eventveil.pipeline.runners.worker_pool import run_pool
 from eventveil.pipeline.sinks._registry import register
 from eventveil.pipeline.sinks.files import FolderSink
+from eventveil.pipeline.sinks.pubsub import PubsubSink
+from eventveil.pipeline.sinks.tables import DeltaSink, IcebergSink
 from eventveil.pipeline.sinks.topic import TopicSink
 from eventveil.pipeline.sources import kafka
 from eventveil.pipeline.sources.files import Range, list_ranges, read_range
 from eventveil.pipeline.sources.kafka import Cluster, KafkaStream
+from eventveil.pipeline.sources.pubsub import Project, PubsubStream
 from eventveil.pipeline.sources.watch import WatchedFolders
 from eventveil.schemas.durations import Duration
 from eventveil.schemas.errors import CODES, EventveilError
 from eventveil.schemas.events.avro import parse_avro
 from eventveil.schemas.job import RegistryDoc, load_job
-from eventveil.transforms.batch import Part, refused_batch, with_part
+from eventveil.schemas.streams import PubsubAddress, Settings
+from eventveil.transforms.batch import ORDER, Part, refused_batch, with_part
 from eventveil.transforms.beam.guard import internal_error
 from eventveil.transforms.decode.parquet_rows import ColumnsDecoder
 from eventveil.transforms.keys.custodian import load_private, load_public, new_custodian
@@ -451,6 +466,230 @@ def roll(**changed: object) -> None:
 def ev417_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, Reporter("visits", metrics=Address(*server.getsockname())):
         pass
+
+
+def ev418_no_flink() -> None:
+    FlinkRest(closed_port()).jobs()
+
+
+def ev418_no_job_server() -> None:
+    answers = _job_server._answers
+    with pytest.MonkeyPatch.context() as patience:
+        patience.setattr(_job_server, "_answers", lambda address, _: answers(address, 0.3))
+        with job_server("127.0.0.1:8081", closed_port()):
+            pass
+
+
+def ev419_no_flink() -> None:
+    with web_server(200, b"<html>") as address:
+        FlinkRest(address).jobs()
+
+
+def ev419_no_job() -> None:
+    with web_server(404, b'{"errors": ["org.apache.flink.runtime.messages.FlinkJobNotFoundException: of somebody"]}') as address:
+        FlinkRest(address).state("0" * 32)
+
+
+def ev419_no_jars() -> None:
+    Path("jars").mkdir()
+    with job_server("127.0.0.1:8081", "jars"):
+        pass
+
+
+def ev419_no_java() -> None:
+    Path("jars").mkdir()
+    Path("jars/flink.jar").write_bytes(b"")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.delenv("JAVA_HOME", raising=False)
+        environment.setenv("PATH", "")
+        with job_server("127.0.0.1:8081", "jars"):
+            pass
+
+
+def ev419_pool_for_everybody() -> None:
+    run_pool("0.0.0.0:50000")
+
+
+def ev420_no_service() -> None:
+    with pubsub_at(closed_port()):
+        subscription().begin(False)
+
+
+def ev420_missing() -> None:
+    with pubsub_that_says(grpc.StatusCode.NOT_FOUND) as address, pubsub_at(address):
+        subscription().begin(False)
+
+
+def ev420_setting() -> None:
+    subscription(("endpoint", "pubsub.example.org")).begin(False)
+
+
+def subscription(*settings: tuple[str, str]) -> PubsubStream:
+    return PubsubStream(PubsubAddress("the-shop", "veil"), settings, None, "keyring.json")
+
+
+def ev421_no_service() -> None:
+    with pubsub_at(closed_port()):
+        pubsub_topic().prepare()
+
+
+def ev421_missing() -> None:
+    with pubsub_that_says(grpc.StatusCode.NOT_FOUND) as address, pubsub_at(address):
+        pubsub_topic().prepare()
+
+
+def ev421_too_large() -> None:
+    with pubsub_at(closed_port()):
+        pubsub_topic().writer(load_keys("keyring.json")).write(rows("a" * 10_000_000))
+
+
+def pubsub_topic() -> PubsubSink:
+    return PubsubSink(Project("the-shop"), "orders", OUTPUT, "research", PROVENANCE)
+
+
+def ev422_removed() -> None:
+    sink = table()
+    sink.prepare()
+    shutil.rmtree("lake")
+    sink.publish("00ff", [rows("a")])
+
+
+def ev422_no_store() -> None:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("EVENTVEIL_TEST_SECRET", "of-the-store")
+        secret = ("AWS_SECRET_ACCESS_KEY", "${EVENTVEIL_TEST_SECRET}")
+        where = (("AWS_ENDPOINT_URL", f"http://{closed_port()}"), ("AWS_ALLOW_HTTP", "true"), ("AWS_REGION", "eu"))
+        table("s3://bucket/orders", (*where, ("AWS_ACCESS_KEY_ID", "us"), secret, ("max_retries", "0"))).prepare()
+
+
+def ev422_no_catalogue() -> None:
+    IcebergSink("s3://bucket/lake", "shop.orders", OUTPUT, PROVENANCE).prepare()
+
+
+def ev423_another_policy() -> None:
+    table().prepare()
+    table(policy="visitors").prepare()
+
+
+def ev423_newer_version() -> None:
+    table().prepare()
+    table(version="2", digest="d2").prepare()
+
+
+def ev423_columns() -> None:
+    table().prepare()
+    replace(table(), schema=pa.schema([pa.field("a", pa.int64())])).prepare()
+
+
+def ev423_of_others() -> None:
+    from deltalake import DeltaTable
+
+    DeltaTable.create("lake", OUTPUT)
+    table().prepare()
+
+
+def ev423_other_rows() -> None:
+    sink = table()
+    sink.prepare()
+    sink.publish("00ff", [rows("a")])
+    sink.publish("00ff", [rows("b")])
+
+
+def ev423_another_checkpoint() -> None:
+    sink = replace(table(), layout="windows")
+    sink.prepare()
+    sink.bind("one")
+    sink.publish_window(0, 0, lambda: iter([rows("a")]), 1, 1)
+    sink.bind("two")
+
+
+def ev423_claimed_meanwhile() -> None:
+    sink = table()
+    sink.prepare()
+    replace(table(version="2", digest="d2"), evolve=True).prepare()
+    sink.publish("00ff", [rows("a")])
+
+
+PROVENANCE = {"policy": "visits", "version": "1", "digest": "d1", "domain": "research", "keys": "k1", "eventveil": "1"}
+OUTPUT = pa.schema([pa.field("a", pa.string())])
+
+
+def table(place: str = "lake", settings: Settings = (), **provenance: str) -> DeltaSink:
+    return DeltaSink(place, "", OUTPUT, {**PROVENANCE, **provenance}, settings)
+
+
+def rows(value: str) -> pa.RecordBatch:
+    """One veiled row."""
+    return pa.RecordBatch.from_arrays([pa.array([value]), pa.array([b"0" * 16], pa.binary(16))], ["a", ORDER])
+
+
+def ev424_no_bucket() -> None:
+    with web_server(404, b"{}") as address:
+        submitted(address)
+
+
+def ev424_not_allowed() -> None:
+    with web_server(403, b'{"error": {"message": "of somebody"}}') as address:
+        submitted(address)
+
+
+def submitted(storage: str) -> None:
+    """A job for Dataflow whose bucket is looked for at this address."""
+    from eventveil.pipeline.runners.dataflow import dataflow_options, submit
+
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("STORAGE_EMULATOR_HOST", f"http://{storage}")
+        environment.setenv("GOOGLE_CLOUD_PROJECT", "the-shop")
+        extra = ("--sdk_container_image=registry.example.org/eventveil:1", "--no_auth")
+        submit(
+            lambda _: None, dataflow_options("visits", "the-shop", "europe-west1", temp_location="gs://shop/temp", labels={}, extra=extra)
+        )
+
+
+@contextmanager
+def web_server(status: int, body: bytes) -> Iterator[str]:
+    """The address of a server that answers everything so."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+@contextmanager
+def pubsub_that_says(status: grpc.StatusCode) -> Iterator[str]:
+    """The address of a Pub/Sub that answers every call so."""
+
+    class Handler(grpc.GenericRpcHandler):  # type: ignore[misc]
+        def service(self, _: Any) -> Any:
+            return grpc.unary_unary_rpc_method_handler(lambda _, context: context.abort(status, "of somebody"))
+
+    server = grpc.server(ThreadPoolExecutor(1), [Handler()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(0)
+
+
+@contextmanager
+def pubsub_at(address: str) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PUBSUB_EMULATOR_HOST", address)
+        yield
 
 
 def ev602_refused() -> None:
