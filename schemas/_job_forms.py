@@ -211,7 +211,7 @@ class FlinkForm(Form):
         default=None, description="of Flink, where Beam's own job server is downloaded"
     )
     checkpointing: _Clock | None = Field(default=None, description="how often Flink makes a checkpoint; default: 10s")
-    restarts: _Count | None = _count("how often a job may restart without a checkpoint between before it has failed", 1000)
+    restarts: _Count | None = _count("how often a job may restart within ten minutes before it has failed", 1000)
     options: _Options | None = Field(default=None, description="further options of Beam, which go before ours")
 
 

@@ -131,7 +131,7 @@ class FlinkDoc:
     Attributes:
         master: host:port of its REST interface. worker_pool: where workers are started, seen from a TaskManager.
         job_server: a jar, a folder of jars, or host:port. version: of the one that is downloaded.
-        restarts: how often a job may restart without a checkpoint between.
+        restarts: how often a job may restart within ten minutes.
         options: of Beam, which go before ours.
     """
 

@@ -36,6 +36,7 @@ _VERSION = "1.19"
 _CHECKPOINTING_MS = 10_000
 _RESTARTS = 10
 _RESTARTS_IN_ALL = 1_000
+_RECENT_S = 600.0
 _RESTART_DELAY_MS = 1_000
 _LOOK_S = 1.0
 _TO_APPEAR_S = 180.0
@@ -129,7 +130,7 @@ class _Launcher:
         self._counted: Counter[str] = Counter()
         self._submitted: Any = None
         self._restarts = 0
-        self._fruitful = 0
+        self._recent: list[float] = []
         self._watermark: int | None = None
         self._began = time.monotonic()
 
@@ -258,9 +259,11 @@ class _Launcher:
             return state
         restarts = self._rest.restarts(id_)
         if restarts > self._restarts:
+            self._recent += [time.monotonic()] * (restarts - self._restarts)
             self._restarts = restarts
             cause = self._rest.failure(id_)
-            fact = f"the job has restarted {restarts} times: {cause}" if cause else f"the job has restarted {restarts} times"
+            times = f"the job has restarted {restarts} time{'s' * (restarts > 1)}"
+            fact = f"{times}: {cause}" if cause else times
             self._tell("waiting", Problem(self._doc.master, 0, "EV419", fact, "it reads on from its last checkpoint"))
         else:
             self._tell("running" if state == "RUNNING" else "starting")
@@ -270,10 +273,10 @@ class _Launcher:
         last = self._rest.last_checkpoint(id_)
         if last is not None and last != self._held["from"] and self._folder is not None:
             self._held["from"] = last
-            self._fruitful = restarts
             self._note()
-        if restarts - self._fruitful > (self._doc.restarts or _RESTARTS):
-            # It says RUNNING all the while, and gets nowhere.
+        self._recent = [at for at in self._recent if time.monotonic() - at < _RECENT_S]
+        if len(self._recent) > (self._doc.restarts or _RESTARTS):
+            # It says RUNNING all the while, makes checkpoints even, and gets nowhere.
             self._rest.cancel(id_)
             return "FAILED"
         return state
@@ -289,7 +292,7 @@ class _Launcher:
     def _failed(self, state: str) -> EventveilError:
         cause = self._rest.failure(self._held["id"])
         if self._restarts:
-            state = f"{state}, after {self._restarts} restarts"
+            state = f"{state}, after {self._restarts} restart{'s' * (self._restarts > 1)}"
         remedy = "mend it and run again: the job goes on from its last checkpoint" if self._job.live else "mend it and run again"
         return StorageError.of("EV419", f"the job is {state}{f': {cause}' if cause else ''}", remedy, file=self._doc.master)
 

@@ -35,7 +35,10 @@ def test_a_job_file_is_submitted_updated_and_made_a_template(
     project = _DESK["PROJECT"]
     desk.publisher.create_topic(name=desk.publisher.topic_path(project, f"{desk.name}-veiled"))
     job = desk.write_job(
-        output={"uri": f"pubsub://{project}/{desk.name}-veiled", "format": "json"}, dead_letters=None, checkpoint=None, stop_when_refused=None
+        output={"uri": f"pubsub://{project}/{desk.name}-veiled", "format": "json"},
+        dead_letters=None,
+        checkpoint=None,
+        stop_when_refused=None,
     )
     text = job.read_text().replace('"dead_letters": null, "checkpoint": null, "stop_when_refused": null', '"allow_loss": true')
     where = ["--project", project, "--region", "europe-west1", "--temp-location", f"gs://{BUCKET}/temp"]
