@@ -108,6 +108,6 @@ build/stamps/test-$(TAG): setup.py
 
 build/stamps/tested-$(TAG): build/stamps/test-$(TAG) build/stamps/dist
 	@echo "== install the wheel with what the tests need"
-	$(TESTED)/pip install -q "$$(ls dist/*.whl)[dev]"
+	$(TESTED)/pip install -q "$$(ls dist/*.whl)[test]"
 	$(TESTED)/pip install -q --force-reinstall --no-deps dist/*.whl
 	@touch $@
