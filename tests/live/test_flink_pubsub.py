@@ -25,7 +25,6 @@ HERE = Path(__file__).parent
 _DESK = runpy.run_path(str(HERE / "pubsub_desk.py"))
 eventually = runpy.run_path(str(HERE / "live_desk.py"))["eventually"]
 COMMAND = [sys.executable, "-c", "from eventveil.pipeline.cli.main import main; main()"]
-EVENTS = 4_000
 
 
 @pytest.fixture
@@ -58,10 +57,13 @@ def test_each_message_is_in_the_table_once_whoever_is_killed(desk: Any, flink: A
         run = subprocess.Popen([*COMMAND, "run", str(job), "--log-json"], cwd=tmp_path, stdout=said, stderr=said)
     over = threading.Event()
 
+    sent: set[int] = set()
+
     def publish() -> None:
-        for first in range(0, EVENTS, 100):
-            desk.publish(_DESK["event"](number) for number in range(first, first + 100))
-            over.wait(0.5)
+        while not over.wait(0.5):
+            numbers = range(len(sent), len(sent) + 100)
+            desk.publish(_DESK["event"](number) for number in numbers)
+            sent.update(numbers)
 
     publisher = threading.Thread(target=publish, daemon=True)
     publisher.start()
@@ -79,8 +81,12 @@ def test_each_message_is_in_the_table_once_whoever_is_killed(desk: Any, flink: A
         for child in children:
             os.kill(child, signal.SIGKILL)
         eventually(lambda: rest.restarts(id_) > 0, 60)
+        seen = len(rows_of(lake))
+        eventually(lambda: goes_on() and len(rows_of(lake)) > seen, 120)
+        over.set()
+        publisher.join(60)
         # All event times are of the past, and what comes last is silent: event time goes on with the clock.
-        eventually(lambda: goes_on() and len(rows_of(lake)) == EVENTS, 240)
+        eventually(lambda: goes_on() and set(rows_of(lake)) == sent, 240)
         time.sleep(3)
         assert {1} == set(rows_of(lake).values())
         run.send_signal(signal.SIGTERM)
