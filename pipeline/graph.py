@@ -106,7 +106,8 @@ def veil_decoded(decoded: beam.PCollection, variants: Sequence[Variant], job: Re
     found = {}
     for variant in variants:
         roll = variant.gathering.rule if variant.gathering is not None and not variant.gathering.released else None
-        veiled, unveilable = veil(decoded, variant.plan, variant.name, job.sealing, f"ApplyPolicy/{variant.name}", roll)
+        tells = job.runner == "local"
+        veiled, unveilable = veil(decoded, variant.plan, variant.name, job.sealing, f"ApplyPolicy/{variant.name}", roll, tells)
         keep_letters(unveilable, job, series, f"policy/{variant.name}")
         found[variant.name] = veiled
     return found

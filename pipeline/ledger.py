@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -40,8 +41,8 @@ Put = Callable[[int, pa.RecordBatch], bool]
 class WindowLedger:
     """The panes of one variant's windows. For one process; others may do the same at the same time.
 
-    A window is remembered until one that begins an hour later is published; a row that is later than that, and that the engine repeats,
-    may be published twice.
+    A window is remembered for an hour after something was last published of it, and until one that begins an hour later is; a row that
+    comes after that, and that the engine repeats, may be published twice.
 
     Args:
         folder: that all workers see.
@@ -120,7 +121,18 @@ class WindowLedger:
         for name in _names(self._folder):
             start, _, digest = name.partition("-") if not name.startswith("-") else ("", "", "")
             if start.isdigit() and digest and int(start) < address.start_us - _KEPT_US:
-                shutil.rmtree(os.path.join(self._folder, name), ignore_errors=True)
+                path = os.path.join(self._folder, name)
+                # Another worker may be at work on it: of a backlog, windows of many hours are published at once.
+                if _age_s(path) > _KEPT_US / 1e6:
+                    shutil.rmtree(path, ignore_errors=True)
+
+
+def _age_s(path: str) -> float:
+    """Since a file was made or removed in a folder; 0 for one that is gone."""
+    try:
+        return time.time() - os.stat(path).st_mtime
+    except OSError:
+        return 0.0
 
 
 def _path(place: str, pane: int, what: str) -> str:

@@ -78,7 +78,9 @@ def run_job(
         fact = f"--until-caught-up is for the local runner, and this job runs on {job.runner}"
         raise PolicyError(Problem(job.file, 0, "EV120", fact, "leave it out"))
     if job.runner == "dataflow" and live.from_now:
-        raise PolicyError(Problem(job.file, 0, "EV120", "--from-now is for jobs with a checkpoint, and Dataflow keeps its own", "leave it out"))
+        raise PolicyError(
+            Problem(job.file, 0, "EV120", "--from-now is for jobs with a checkpoint, and Dataflow keeps its own", "leave it out")
+        )
     prepared = prepare(job)
     if job.summary is not None:
         make_folder(os.path.dirname(job.summary) or ".")

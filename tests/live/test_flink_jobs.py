@@ -137,23 +137,6 @@ def on_flink(desk: Any, flink: Any, new_topic: Any) -> Iterator[Callable[[int], 
         one.close()
 
 
-def test_windows_appear_while_events_arrive_and_a_savepoint_goes_on(on_flink: Callable[[], FlinkDesk]) -> None:
-    job = on_flink()
-    job.load.start()
-    job.start()
-    eventually(lambda: job._numbers(), 60)
-    assert job.load.is_alive()
-    logs = eventually(lambda: [line for line in job.run.logs() if line.get("event") == "slice" and line["read"] > 0], 60)
-    assert "running" == logs[-1]["state"]
-
-    assert 0 == job.run.drain(120)
-    before = job.published()
-    job.start()
-    job.finish()
-    job.check()
-    assert before == {name: content for name, content in job.published().items() if name in before}
-
-
 def workers_of(pool: int) -> list[int]:
     """Its threads start them."""
     return sorted(int(child) for task in Path(f"/proc/{pool}/task").iterdir() for child in (task / "children").read_text().split())
@@ -242,7 +225,9 @@ def test_poison_is_kept_and_a_job_that_gets_nowhere_is_given_up(on_flink: Callab
     assert (job.load.good, 1) == (set(rows), max(rows.values()))
 
 
-def test_a_newer_version_goes_on_from_a_savepoint(on_flink: Callable[[], FlinkDesk], tmp_path: Path) -> None:
+def test_windows_appear_while_events_arrive_and_a_newer_version_goes_on_from_a_savepoint(
+    on_flink: Callable[[], FlinkDesk], tmp_path: Path
+) -> None:
     newer = tmp_path / "newer"
     for package in (eventveil.schemas, eventveil.transforms, eventveil.pipeline):
         (place,) = package.__path__
@@ -258,6 +243,10 @@ def test_a_newer_version_goes_on_from_a_savepoint(on_flink: Callable[[], FlinkDe
     job = on_flink()
     job.load.start()
     job.start()
+    eventually(lambda: job._numbers(), 60)
+    assert job.load.is_alive()
+    logs = eventually(lambda: [line for line in job.run.logs() if line.get("event") == "slice" and line["read"] > 0], 60)
+    assert "running" == logs[-1]["state"]
     assert 0 == job.run.drain(120)
     before = job.published()
     environment = {**os.environ, "PYTHONPATH": str(newer)}

@@ -22,7 +22,7 @@ from apache_beam.testing.test_stream import TestStream as ScriptedStream
 from apache_beam.transforms.window import TimestampedValue
 
 from eventveil.pipeline._frames import Address, Frames, SealedFrames
-from eventveil.pipeline.assemble import AssembleWindows, WindowShard, split_shards
+from eventveil.pipeline.assemble import AssembleWindows, PublishShards, WindowShard, split_shards
 from eventveil.pipeline.gathering import Gathering
 from eventveil.schemas.durations import Duration
 from eventveil.schemas.errors import EventveilError
@@ -361,6 +361,16 @@ class TestAReleasedWindow:
             assert seen["carts", 0, 0][0][1] == seen["orders", 0, 0][0][1]
             expected = {"carts|published": 3, "carts|windows|published": 2, "orders|published": 2, "orders|windows|published": 1}
         assert expected == counts
+
+
+def test_a_window_that_ends_empty_publishes_nothing(home: Path) -> None:
+    """Beam ends every window with a pane, be it empty, when nothing can come any more: no scripted stream shows it, and Flink does."""
+    frames = Frames("analytics", ROLLED, str(home / "keyring.json"))
+    step = PublishShards(frames, KEPT, False, Keep(home))
+    step.setup()
+
+    assert [] == list(step._put_together(b"any", [], False, None))
+    assert {} == published(home)
 
 
 class TestWhatAnEngineSees:

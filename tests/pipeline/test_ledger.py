@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -137,10 +139,15 @@ def test_variants_windows_and_shards_are_apart(ledger: WindowLedger) -> None:
 
 def test_windows_of_long_ago_are_forgotten(tmp_path: Path, seals: SealedFrames) -> None:
     ledger, sink = WindowLedger(str(tmp_path / "ledger"), seals), Sink()
-    for hour in (8, 9, 10):
+    folder, long_ago = tmp_path / "ledger", time.time() - 3_700
+    for hour in (7, 8, 9):
         ledger.publish(Address("orders", hour * HOUR, 0), 0, [batch(ROWS)], sink)
+    for path in folder.iterdir():
+        # The second is one that another worker has just published something of.
+        os.utime(path, (long_ago, long_ago) if not path.name.startswith(f"{8 * HOUR}") else None)
+    ledger.publish(Address("orders", 10 * HOUR, 0), 0, [batch(ROWS)], sink)
 
-    assert sorted(f"{hour * HOUR}" for hour in (9, 10)) == sorted(path.name.partition("-")[0] for path in (tmp_path / "ledger").iterdir())
+    assert sorted(f"{hour * HOUR}" for hour in (8, 9, 10)) == sorted(path.name.partition("-")[0] for path in folder.iterdir())
 
 
 def test_nothing_stands_in_clear(tmp_path: Path, ledger: WindowLedger) -> None:

@@ -133,9 +133,11 @@ class ApplyPolicy(Step):
 
     Args:
         roll: the windows that files are rolled in, as for `Veil`.
+        tells: whether a launcher in this process learns how far event time has come. Elsewhere metrics are kept, and seen by others.
     """
 
-    def __init__(self, plan: Plan, policy: str, sealing: Sealing, roll: WindowRule | None = None) -> None:
+    def __init__(self, plan: Plan, policy: str, sealing: Sealing, roll: WindowRule | None = None, tells: bool = False) -> None:
+        self._tells = tells
         self._plan = plan
         self._policy = policy
         self._sealing = sealing
@@ -160,7 +162,7 @@ class ApplyPolicy(Step):
             appended=decoded.column("appended") if "appended" in decoded.schema.names else None,
         )
         self._count(outcome)
-        if part and clock.now is not None and outcome.latest is not None:
+        if self._tells and part and clock.now is not None and outcome.latest is not None:
             # A launcher that reads a stream in slices learns from it how far the stream has come.
             Metrics.distribution(LATEST, f"{self._policy}|{part.origin}").update(outcome.latest)
         rows: Column = pa.array(outcome.refused_rows)
@@ -335,10 +337,18 @@ def decode(
 
 
 def veil(
-    decoded: beam.PCollection, plan: Plan, policy: str, sealing: Sealing, label: str = "ApplyPolicy", roll: WindowRule | None = None
+    decoded: beam.PCollection,
+    plan: Plan,
+    policy: str,
+    sealing: Sealing,
+    label: str = "ApplyPolicy",
+    roll: WindowRule | None = None,
+    tells: bool = False,
 ) -> tuple[beam.PCollection, beam.PCollection]:
     """Decoded batches -> (veiled batches, letters)."""
-    return _two_outputs(decoded | label >> beam.ParDo(ApplyPolicy(plan, policy, sealing, roll)).with_outputs(REFUSED_TAG, main=VEILED_TAG))
+    return _two_outputs(
+        decoded | label >> beam.ParDo(ApplyPolicy(plan, policy, sealing, roll, tells)).with_outputs(REFUSED_TAG, main=VEILED_TAG)
+    )
 
 
 def _two_outputs(outputs: Any) -> tuple[beam.PCollection, beam.PCollection]:
