@@ -230,7 +230,7 @@ def test_nothing_of_an_event_and_no_key(desk: Any, kafka: str, new_topic: Callab
             "pipeline.sinks._shards:_HELD_BYTES": 64,
             "pipeline.sinks._shards:_SHARD_ROWS": 2,
         },
-        "pause": {"place": "pipeline.sinks._scratch:Scratch.take", "call": 1, "when": "before", "seconds": 2},
+        "pause": {"place": "pipeline.sinks._scratch:Scratch.add", "call": 1, "when": "after", "seconds": 2},
     }
     command = [sys.executable, str(CHILD), json.dumps(happens)]
     run = desk.start(path, "--debug", command=command, HOME=str(home), TMPDIR=str(home))
