@@ -39,7 +39,7 @@ test: build/stamps/tested-$(TAG)  ## the whole test suite, in an environment of 
 	EVENTVEIL_TESTS_INSTALLED=1 $(TESTED)/pytest -p no:cacheprovider $(ARGS)
 
 faults: build/stamps/tested-$(TAG)  ## kill, stop and restart what takes part in a live job, with five seeds
-	EVENTVEIL_TESTS_INSTALLED=1 EVENTVEIL_SEEDS=$(SEEDS) $(TESTED)/pytest -p no:cacheprovider -m faults $(ARGS)
+	EVENTVEIL_TESTS_INSTALLED=1 EVENTVEIL_SEEDS=$(SEEDS) $(TESTED)/pytest -p no:cacheprovider -m "faults or thorough" $(ARGS)
 
 soak: build/stamps/dev  ## a live job under load for 30 minutes: does anything grow, is anything lost?
 	$(DEV)/python bench/soak.py $(ARGS)

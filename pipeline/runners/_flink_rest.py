@@ -89,8 +89,15 @@ class FlinkRest:
         return str(self._job(job_id)["state"])
 
     def restarts(self, job_id: str) -> int:
-        """How often the job began anew after a failure, since it was submitted; 0 too while Flink has not counted yet."""
-        return int(self._job_metric(job_id, "numRestarts") or 0)
+        """How often the job began anew after a failure, since it was submitted.
+
+        Told by the attempts of its steps: Flink's metrics stand still for minutes when a TaskManager is gone.
+        """
+        attempts = [0]
+        for vertex in self._job(job_id)["vertices"]:
+            said = self._get(f"/jobs/{_quoted(job_id)}/vertices/{_quoted(str(vertex['id']))}")
+            attempts += [int(subtask["attempt"]) for subtask in said["subtasks"]]
+        return max(attempts)
 
     def failure(self, job_id: str) -> Failure | None:
         """Why it failed the last time; None when it never did."""
@@ -196,10 +203,6 @@ class FlinkRest:
 
     def _job(self, job_id: str) -> Any:
         return self._get(f"/jobs/{_quoted(job_id)}")
-
-    def _job_metric(self, job_id: str, name: str) -> str | None:
-        values = self._get(f"/jobs/{_quoted(job_id)}/metrics?get={name}")
-        return next((str(one["value"]) for one in values if one["id"] == name), None)
 
     def _values(self, path: str, names: Sequence[str]) -> list[Mapping[str, Any]]:
         """The metrics with these names; asked for in several requests, because a URL has an end."""

@@ -234,6 +234,7 @@ def test_nothing_of_an_event_and_no_key(planted: Planted) -> None:
     assert set(planted.refused) | {"ahead"} <= {name.split("/")[0] for name in canaries.found(*opened)}
 
 
+@pytest.mark.thorough
 def test_a_batch_that_crosses_a_group_by_key_as_it_is_would_be_found(planted: Planted) -> None:
     """A search that finds nothing proves nothing."""
     watch = Watch(planted.flink)

@@ -144,6 +144,7 @@ class TestAJob:
         assert rest.metrics(job) == {"orders|in": 40}
         assert (rest.restarts(job), rest.failure(job), rest.last_checkpoint(job)) == (0, None, None)
 
+    @pytest.mark.thorough
     def test_a_stream_is_stopped_with_a_savepoint_and_goes_on_from_it(
         self, flink: Any, rest: FlinkRest, submit: Callable[..., str], child: Any, tmp_path: Path
     ) -> None:
@@ -176,7 +177,7 @@ class TestAJob:
         rest.cancel(again)
         assert rest.state(again) == "CANCELED"
 
-    @pytest.mark.parametrize("ours", [False, True], ids=["a library's error", "an error of ours"])
+    @pytest.mark.parametrize("ours", [False, pytest.param(True, marks=pytest.mark.thorough)], ids=["a library's error", "an error of ours"])
     def test_one_that_fails_restarts_and_says_why_without_a_value(
         self, flink: Any, rest: FlinkRest, submit: Callable[..., str], child: Any, tmp_path: Path, ours: bool
     ) -> None:
@@ -203,6 +204,7 @@ class TestAJob:
             assert str(failure) == "builtins.ValueError"
         assert child.CANARY not in flink.log()
 
+    @pytest.mark.thorough
     def test_a_killed_task_manager_takes_its_worker_along_and_comes_back(
         self, flink: Any, flink_server: Any, rest: FlinkRest, submit: Callable[..., str], child: Any, tmp_path: Path
     ) -> None:
