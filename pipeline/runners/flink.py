@@ -20,7 +20,7 @@ from eventveil.pipeline.checkpoint.seal import StateSeal
 from eventveil.pipeline.prepare import Live, ReadyJob
 from eventveil.pipeline.report.pulse import Pulse, State
 from eventveil.pipeline.report.reporter import Reporter
-from eventveil.pipeline.runners._flink_rest import FlinkRest
+from eventveil.pipeline.runners._flink_rest import FlinkJob, FlinkRest
 from eventveil.pipeline.runners._job_server import job_server
 from eventveil.pipeline.runners._standing import counts_of, gate_of, identity_of
 from eventveil.pipeline.runners.slices import Drain
@@ -40,6 +40,7 @@ _RECENT_S = 600.0
 _RESTART_DELAY_MS = 1_000
 _LOOK_S = 1.0
 _TO_APPEAR_S = 180.0
+_TO_ANSWER_S = 60.0
 _LONGEST_AWAY_S = 600.0
 _ENDED = ("FINISHED", "CANCELED", "FAILED", "SUSPENDED")
 # Set by us, and dangerous in other hands: sessions and pickles of what ran here do not belong on a worker.
@@ -170,13 +171,13 @@ class _Launcher:
 
     def start(self) -> None:
         """Find the job where it runs already; else submit it."""
-        running = [job for job in self._rest.jobs() if job.name == self._name and job.state not in _ENDED]
+        running = [job for job in self._jobs() if job.name == self._name and job.state not in _ENDED]
         if len(running) > 1:
             raise StorageError.of("EV419", f"{len(running)} jobs called {self._name} run", "cancel all but one", file=self._doc.master)
         if running and self._folder is not None:
             self._held["id"] = running[0].id
             return
-        jobs = self._rest.jobs()
+        jobs = self._jobs()
         known = {job.id for job in jobs}
         if self._held["id"] in known and (last := self._rest.last_checkpoint(self._held["id"])) is not None:
             # A launcher that was killed may not have noted it.
@@ -185,6 +186,17 @@ class _Launcher:
             self._submit(endpoint)
             self._held["id"] = self._appeared(known)
         self._note()
+
+    def _jobs(self) -> list[FlinkJob]:
+        """Patiently: a master that is just taking in a job, 160 MB of jars with it, may be slow to answer."""
+        until = time.monotonic() + _TO_ANSWER_S
+        while True:
+            try:
+                return self._rest.jobs()
+            except Unreachable:
+                if time.monotonic() > until or self._drain.is_asked:
+                    raise
+                self._drain.wait(_LOOK_S)
 
     def _submit(self, endpoint: str) -> None:
         # Beam is slow to import, and what can be wrong was found before.
@@ -208,7 +220,7 @@ class _Launcher:
         """The job's id, once Flink has it. The job server needs no longer to live then: the job runs without it."""
         until = time.monotonic() + _TO_APPEAR_S
         while time.monotonic() < until:
-            for job in self._rest.jobs():
+            for job in self._jobs():
                 if job.name == self._name and job.id not in known:
                     return job.id
             if self._submitted is not None and self._submitted.state in ("FAILED", "CANCELLED"):
