@@ -321,7 +321,9 @@ class TestItsCost:
         names = loaded_by_check(shop, environment)
 
         assert "eventveil.transforms.compile" in names
-        assert set() == {name.partition(".")[0] for name in names} & {"apache_beam", "fastavro", "msgspec", "google", "grpc", "pandas"}
+        # The bare namespace is opened at every start, by a .pth file of one of Google's libraries.
+        libraries = {name.partition(".")[0] for name in set(names) - {"google", "google.cloud"}}
+        assert set() == libraries & {"apache_beam", "fastavro", "msgspec", "google", "grpc", "pandas"}
         assert set() == {"pyarrow.parquet", "pyarrow.dataset", "eventveil.schemas.job", "eventveil.pipeline.prepare"} & set(names)
 
     def test_is_at_most_one_and_a_half_times_its_imports_of_libraries(
