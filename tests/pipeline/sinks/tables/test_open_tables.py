@@ -451,8 +451,10 @@ class TestARace:
         assert ROUNDS == len(place.commits())
 
     @pytest.mark.parametrize("others", [False, True], ids=["same_rows", "other_rows"])
-    def test_between_processes_commits_once(self, place: Place, others: bool) -> None:
+    def test_between_processes_commits_once(self, place: Place, others: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         sink = place.ready()
+        # Where the new processes find this module, whatever started the tests.
+        monkeypatch.syspath_prepend(str(Path(__file__).parents[4]))
         context = multiprocessing.get_context("spawn")
         barrier, results = context.Barrier(2), context.Queue()
         workers = [context.Process(target=_race, args=(sink, barrier, seed, others, results)) for seed in range(2)]
