@@ -128,7 +128,8 @@ class PublishWindow:
         self._sinks = dict(sinks)
         self._keys = keys
         self._once_only = once_only
-        self._ledger = ledger
+        self._folder = ledger
+        self._ledger: WindowLedger | None = None
 
     def __call__(self, shard: WindowShard, batches: list[pa.RecordBatch], seals: SealedFrames) -> bool:
         sink = self._sinks[shard.variant]
@@ -141,15 +142,17 @@ class PublishWindow:
         if isinstance(sink, MessageSink):
             sink.publish_window(load_keys(self._keys), kept, rows, size)
             return True
-        if self._ledger is None:
+        if self._folder is None:
             return not sink.publish_window(shard.start_us, shard.pane, kept, rows, size).conflict
 
         def put(pane: int, batch: pa.RecordBatch) -> bool:
             found = sink.publish_window(shard.start_us, pane, lambda: iter([batch]), batch.num_rows, batch.nbytes)
             return not found.conflict
 
+        # Made where it is used: the seals that it holds are not for a pickle.
+        self._ledger = self._ledger or WindowLedger(self._folder, seals)
         address = Address(shard.variant, shard.start_us, shard.number)
-        repeated = WindowLedger(self._ledger, seals).publish(address, shard.pane, list(kept()), put)
+        repeated = self._ledger.publish(address, shard.pane, list(kept()), put)
         if repeated:
             count(f"{shard.variant}|repeated", repeated)
         return repeated is not None

@@ -20,13 +20,14 @@ from eventveil.pipeline.checkpoint.seal import StateSeal
 from eventveil.pipeline.prepare import Live, ReadyJob
 from eventveil.pipeline.report.pulse import Pulse, State
 from eventveil.pipeline.report.reporter import Reporter
-from eventveil.pipeline.runners._flink_rest import FlinkJob, FlinkRest
+from eventveil.pipeline.runners._flink_rest import ENDED, FlinkJob, FlinkRest
 from eventveil.pipeline.runners._job_server import job_server
 from eventveil.pipeline.runners._standing import counts_of, gate_of, identity_of
 from eventveil.pipeline.runners.slices import Drain
 from eventveil.pipeline.sinks.kinds import MessageSink
 from eventveil.schemas.errors import EventveilError, PolicyError, Problem, StorageError, Unreachable
 from eventveil.schemas.job import FlinkDoc
+from eventveil.schemas.streams import is_secret
 from eventveil.transforms.keys.keyring import load_keys
 
 __all__ = ["flink_options", "run_on_flink"]
@@ -42,7 +43,6 @@ _LOOK_S = 1.0
 _TO_APPEAR_S = 180.0
 _TO_ANSWER_S = 60.0
 _LONGEST_AWAY_S = 600.0
-_ENDED = ("FINISHED", "CANCELED", "FAILED", "SUSPENDED")
 # Set by us, and dangerous in other hands: sessions and pickles of what ran here do not belong on a worker.
 _REFUSED = ("runner", "job_endpoint", "save_main_session", "pickle_library", "shutdown_sources_after_idle_ms", "environment_type")
 
@@ -54,12 +54,15 @@ def flink_options(job: ReadyJob, doc: FlinkDoc, workers: int, endpoint: str, nam
         endpoint: of the job server. name: of the job on Flink. savepoint: or retained checkpoint, to go on from.
 
     Raises:
-        PolicyError: EV103 an option that is not for a job to set.
+        PolicyError: EV103 an option that is not for a job to set. EV118 one that is a secret.
     """
     for option in doc.options:
         given = option.removeprefix("--").partition("=")[0]
         if given.removeprefix("no_") in _REFUSED:
             raise PolicyError(Problem("", 0, "EV103", f"flink.options: --{given} is not for a job to set", "remove it"))
+        if is_secret(given):
+            fact = f"flink.options: --{given} is a secret, and whoever sees the job sees its options"
+            raise PolicyError(Problem("", 0, "EV118", fact, "give it to the cluster, by its own configuration"))
     interval = doc.checkpointing.fixed_us if doc.checkpointing is not None else None
     flags = {
         "runner": "PortableRunner",
@@ -171,13 +174,15 @@ class _Launcher:
 
     def start(self) -> None:
         """Find the job where it runs already; else submit it."""
-        running = [job for job in self._jobs() if job.name == self._name and job.state not in _ENDED]
+        jobs = self._rest.jobs()
+        running = [job for job in jobs if job.name == self._name and job.state not in ENDED]
         if len(running) > 1:
             raise StorageError.of("EV419", f"{len(running)} jobs called {self._name} run", "cancel all but one", file=self._doc.master)
         if running and self._folder is not None:
             self._held["id"] = running[0].id
+            # Of its whole life: they say nothing about whether it gets on now.
+            self._restarts = self._rest.restarts(running[0].id)
             return
-        jobs = self._jobs()
         known = {job.id for job in jobs}
         if self._held["id"] in known and (last := self._rest.last_checkpoint(self._held["id"])) is not None:
             # A launcher that was killed may not have noted it.
@@ -188,7 +193,7 @@ class _Launcher:
         self._note()
 
     def _jobs(self) -> list[FlinkJob]:
-        """Patiently: a master that is just taking in a job, 160 MB of jars with it, may be slow to answer."""
+        """Patiently: a master that is just taking in a job, with 160 MB of jars, may be slow to answer."""
         until = time.monotonic() + _TO_ANSWER_S
         while True:
             try:
@@ -248,7 +253,7 @@ class _Launcher:
             if state == "FINISHED":
                 self._tell("stopped")
                 return self._counted
-            if state in _ENDED:
+            if state in ENDED:
                 raise self._failed(state)
             if self._gate is not None:
                 try:
@@ -265,7 +270,7 @@ class _Launcher:
         """How the job stands; notes what is worth it."""
         id_ = self._held["id"]
         state = self._rest.state(id_)
-        if state in _ENDED:
+        if state in ENDED:
             if state == "FINISHED":
                 self._count(self._rest.metrics(id_))
             return state
@@ -297,7 +302,8 @@ class _Launcher:
         self._tell("draining")
         if self._job.live is None:
             self._rest.cancel(self._held["id"])
-            return
+            # Half of the files are there: nobody may take it for done.
+            raise KeyboardInterrupt
         self._held["from"] = self._rest.stop_with_savepoint(self._held["id"])
         self._note()
 
@@ -323,10 +329,10 @@ class _Launcher:
         }
         before, self._counted = self._counted, Counter(counted)
         if self._gate is not None:
+            # A job that has restarted begins to count anew.
+            grown = {what: max(0, number - before[what]) for what, number in counted.items()}
             for variant in self._job.variants:
                 start = f"{variant.name}|refused|"
-                # A job that has restarted begins to count anew.
-                grown = {what: max(0, number - before[what]) for what, number in counted.items()}
                 refused = {what.removeprefix(start): number for what, number in grown.items() if what.startswith(start)}
                 self._gate.add(time.monotonic(), variant.name, grown.get(f"{variant.name}|in", 0), refused)
 

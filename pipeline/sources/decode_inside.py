@@ -6,13 +6,17 @@ all policies that share it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+from apache_beam.pvalue import TaggedOutput
+from apache_beam.transforms.window import TimestampedValue
+from apache_beam.utils.timestamp import MIN_TIMESTAMP, Timestamp
 
+from eventveil.transforms.batch import Clock, part_of, with_clock
 from eventveil.transforms.beam.anonymize import REFUSED_TAG, DecodeEvents
 from eventveil.transforms.beam.split import SplitByType
 from eventveil.transforms.decode.reading import Reading
@@ -69,6 +73,33 @@ class DecodeInside:
     def tags(self) -> tuple[str, ...]:
         """Of all outputs."""
         return (REFUSED_TAG, *(decoded_tag(decoding) for decoding in self._decodings))
+
+    def treat(self, raws: Iterable[pa.RecordBatch], reported: Timestamp | None, now: int) -> tuple[list[TaggedOutput], dict[str, int]]:
+        """(What comes of raw batches, stamped; the highest accepted event time of each origin that has any.)
+
+        All of it, before anything is given out: what a registry that is away keeps from being decoded is not claimed, and read again.
+
+        Args:
+            raws: each a part of its own. reported: the watermark before they were read: which events are late is decided against it.
+            now: microseconds since 1970, as all event times.
+        """
+        clock = Clock(None if reported is None else int(reported.micros), now)
+        found: list[TaggedOutput] = []
+        latest: dict[str, int] = {}
+        for raw in raws:
+            part = part_of(raw)
+            assert part is not None, "a batch of a stream has its part"
+            outputs = list(self.process(with_clock(raw, clock), now))
+            times = [told for *_, told in outputs if told is not None]
+            least = reported
+            if times:
+                highest = min(highest for _, highest in times)
+                latest[part.origin] = max(highest, latest.get(part.origin, highest))
+                least = Timestamp(micros=min(lowest for lowest, _ in times))
+            # Never behind what was reported: Beam would drop it without a word.
+            stamp = max(one for one in (least, reported, MIN_TIMESTAMP) if one is not None)
+            found += [TaggedOutput(tag, TimestampedValue(batch, stamp)) for tag, batch, _ in outputs]
+        return found, latest
 
     def process(self, raw: pa.RecordBatch, now: int) -> Iterator[tuple[str, pa.RecordBatch, tuple[int, int] | None]]:
         """(Tag, batch, least and highest event time of what some policy accepts; None for letters and where there is none)."""

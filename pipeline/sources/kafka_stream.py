@@ -13,19 +13,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
+import pyarrow as pa
 from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
-from apache_beam.transforms.core import RestrictionProvider
-from apache_beam.transforms.window import TimestampedValue
-from apache_beam.utils.timestamp import Duration, Timestamp
+from apache_beam.utils.timestamp import Duration
 
 from eventveil.pipeline.sources._kafka_group import tell_group
-from eventveil.pipeline.sources._kafka_reader import Reader, lane_named, name_of, park, take
-from eventveil.pipeline.sources._topic_progress import Claim, Progress, ProgressCoder, ProgressTracker
+from eventveil.pipeline.sources._kafka_reader import Lane, Reader, lane_named, name_of, park, take
+from eventveil.pipeline.sources._progress import Claim, Progress, Whole, report
 from eventveil.pipeline.sources.decode_inside import DecodeInside, Decoding, tagged
 from eventveil.pipeline.sources.kafka import Cluster, KafkaStream
 from eventveil.pipeline.sources.stream import State, Unreachable
-from eventveil.pipeline.sources.watermark import Watermark
-from eventveil.transforms.batch import Clock, Part, with_clock, with_kind, with_part
+from eventveil.transforms.batch import Part, with_kind, with_part
 from eventveil.transforms.beam.guard import guarded
 from eventveil.transforms.beam.split import SplitByType
 from eventveil.transforms.seal import Sealing
@@ -97,27 +95,15 @@ class ListGroups(beam.DoFn):
             yield Group(number, tuple(own), ids)
 
 
-class _Whole(RestrictionProvider):
+class _WholeGroup(Whole):
     """All of a group, from where it begins."""
 
     def initial_restriction(self, element: Group) -> Progress:
         return Progress(dict(element.positions), dict(element.ids))
 
-    def create_tracker(self, restriction: Progress) -> ProgressTracker:
-        return ProgressTracker(restriction)
-
-    def restriction_coder(self) -> ProgressCoder:
-        return ProgressCoder()
-
-    def restriction_size(self, element: Group, restriction: Progress) -> int:
-        return 0 if restriction.ended else 1
-
-    def truncate(self, element: Group, restriction: Progress) -> None:
-        """A job that is drained reads nothing more."""
-
 
 # Beam finds out by these defaults what to hand in.
-_PROGRESS: Any = beam.DoFn.RestrictionParam(_Whole())
+_PROGRESS: Any = beam.DoFn.RestrictionParam(_WholeGroup())
 _ESTIMATOR: Any = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider())
 
 
@@ -168,11 +154,16 @@ class ReadTopics(beam.DoFn):
             reader.go_to({lane_named(lane): at for lane, at in tracker.current_restriction().positions.items()}, {})
             while time.monotonic() - began < _BUNDLE_S:
                 found = list(reader.gather(source.batch_bytes, _GATHER_S))
+                now = time.time_ns() // 1000
+                raws = [_raw(lane, batch) for lane, _, batch in found if batch is not None]
+                outputs, latest = self._decode.treat(raws, estimator.current_watermark(), now)
                 if not tracker.try_claim(Claim({name_of(lane): behind for lane, behind, _ in found})):
                     return
                 if found:
                     defer = None
-                yield from self._treat(found, tracker, estimator, reader.idle_lanes(source.idle_after_s))
+                yield from outputs
+                idle = [name_of(lane) for lane in reader.idle_lanes(source.idle_after_s)]
+                report(tracker, estimator, latest, now=now, idle=idle, idle_after_s=source.idle_after_s)
                 if not found:
                     break
             finalizer.register(_Told(cluster, dict(tracker.current_restriction().positions)))
@@ -201,39 +192,6 @@ class ReadTopics(beam.DoFn):
         self._looked[element.number] = time.monotonic()
         return bool(tracker.try_claim(Claim({lane: progress.positions.get(lane, 0) for lane in bounds})))
 
-    def _treat(self, found: list[Any], tracker: Any, estimator: Any, idle: frozenset[Any]) -> Iterator[Any]:
-        """Decode what was read and give it out; then say how far event time has come."""
-        now = time.time_ns() // 1000
-        reported = estimator.current_watermark()
-        clock = Clock(None if reported is None else int(reported.micros), now)
-        latest: dict[str, int] = {}
-        for lane, _, batch in found:
-            if batch is None:
-                continue
-            part = Part(name_of(lane), int(batch.column("position")[0].as_py()))
-            raw = with_clock(with_part(with_kind(batch, "messages"), part), clock)
-            outputs = list(self._decode.process(raw, now))
-            times = [found for *_, found in outputs if found is not None]
-            least = reported
-            if times:
-                highest = min(highest for _, highest in times)
-                latest[part.origin] = max(highest, latest.get(part.origin, highest))
-                least = Timestamp(micros=min(lowest for lowest, _ in times))
-            # Never behind what was reported: Beam would drop it without a word.
-            stamp = max(one for one in (least, reported, beam.utils.timestamp.MIN_TIMESTAMP) if one is not None)
-            for tag, batch, _ in outputs:
-                yield beam.pvalue.TaggedOutput(tag, TimestampedValue(batch, stamp))
-        progress: Progress = tracker.current_restriction()
-        watermark = Watermark.from_json(progress.watermark)
-        lanes = list(progress.positions)
-        value = watermark.advance(latest, now=now, lanes=lanes, idle=[name_of(lane) for lane in idle])
-        if value is None and len(idle) == len(lanes):
-            # Nothing ever came here: it must not hold back the other groups.
-            value = now - int(self._source.idle_after_s * 1e6)
-        kept = tracker.try_claim(Claim(watermark=watermark.as_json()))
-        if kept and value is not None and (reported is None or value > reported.micros):
-            estimator.set_watermark(Timestamp(micros=value))
-
 
 class _Told:
     """What is done once a bundle is durable: the consumer group is told."""
@@ -244,6 +202,10 @@ class _Told:
 
     def __call__(self) -> None:
         tell_group(self._cluster, {lane_named(lane): at for lane, at in self._positions.items()})
+
+
+def _raw(lane: Lane, batch: pa.RecordBatch) -> pa.RecordBatch:
+    return with_part(with_kind(batch, "messages"), Part(name_of(lane), int(batch.column("position")[0].as_py())))
 
 
 def _group_of(lane: str, source: Groups) -> int:

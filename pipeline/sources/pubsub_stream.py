@@ -16,18 +16,15 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
-from apache_beam.transforms.core import RestrictionProvider
-from apache_beam.transforms.window import TimestampedValue
-from apache_beam.utils.timestamp import MIN_TIMESTAMP, Duration, Timestamp
+from apache_beam.utils.timestamp import Duration
 
+from eventveil.pipeline.sources._progress import Claim, Progress, Whole, report
 from eventveil.pipeline.sources._pubsub_client import Project, connect
 from eventveil.pipeline.sources._pubsub_leases import Lease, Leases, leases_of
 from eventveil.pipeline.sources._pubsub_pulls import Puller, acks_of, raw_batch
-from eventveil.pipeline.sources._topic_progress import Claim, Progress, ProgressCoder, ProgressTracker
 from eventveil.pipeline.sources.decode_inside import DecodeInside, Decoding, tagged
 from eventveil.pipeline.sources.stream import State, Unreachable
-from eventveil.pipeline.sources.watermark import Watermark
-from eventveil.transforms.batch import Clock, Part, with_clock, with_kind, with_part
+from eventveil.transforms.batch import Part, with_kind, with_part
 from eventveil.transforms.beam.guard import guarded
 from eventveil.transforms.beam.split import SplitByType
 from eventveil.transforms.seal import Sealing
@@ -97,27 +94,15 @@ class BeginSubscription(beam.DoFn):
         yield self._begun
 
 
-class _Whole(RestrictionProvider):
+class _WholeSubscription(Whole):
     """All that comes. Its one position counts messages, from where the job begins to number."""
 
     def initial_restriction(self, element: Begun) -> Progress:
         return Progress({element.path: element.first})
 
-    def create_tracker(self, restriction: Progress) -> ProgressTracker:
-        return ProgressTracker(restriction)
-
-    def restriction_coder(self) -> ProgressCoder:
-        return ProgressCoder()
-
-    def restriction_size(self, element: Begun, restriction: Progress) -> int:
-        return 0 if restriction.ended else 1
-
-    def truncate(self, element: Begun, restriction: Progress) -> None:
-        """A job that is drained pulls nothing more."""
-
 
 # Beam finds out by these defaults what to hand in.
-_PROGRESS: Any = beam.DoFn.RestrictionParam(_Whole())
+_PROGRESS: Any = beam.DoFn.RestrictionParam(_WholeSubscription())
 _ESTIMATOR: Any = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider())
 
 
@@ -169,9 +154,15 @@ class ReadSubscription(beam.DoFn):
                     self._heard, defer = time.monotonic(), _AWAY
                 held += [leases.hold(acks_of(batch)) for batch in found]
                 first = tracker.current_restriction().positions[element.path]
+                now = time.time_ns() // 1000
+                outputs, latest = self._decode.treat(self._raws(found, element.path, first), estimator.current_watermark(), now)
                 if not tracker.try_claim(Claim({element.path: first + sum(batch.num_rows for batch in found)})):
                     return
-                yield from self._treat(found, Part(element.path, first), tracker, estimator)
+                yield from outputs
+                if found:
+                    self._heard = time.monotonic()
+                idle = [element.path] if time.monotonic() - self._heard >= self._source.idle_after_s else []
+                report(tracker, estimator, latest, now=now, idle=idle, idle_after_s=self._source.idle_after_s)
             if held:
                 finalizer.register(_Done(leases, held))
             ended = True
@@ -180,39 +171,11 @@ class ReadSubscription(beam.DoFn):
                 leases.let_go(held)
         tracker.defer_remainder(defer)
 
-    def _treat(self, found: list[pa.RecordBatch], part: Part, tracker: Any, estimator: Any) -> Iterator[Any]:
-        """Decode what was pulled and give it out; then say how far event time has come."""
-        source = self._source
-        now = time.time_ns() // 1000
-        reported = estimator.current_watermark()
-        clock = Clock(None if reported is None else int(reported.micros), now)
-        latest: dict[str, int] = {}
-        start = part.start
+    def _raws(self, found: Sequence[pa.RecordBatch], origin: str, first: int) -> Iterator[pa.RecordBatch]:
         for pulled in found:
-            raw = with_kind(raw_batch(pulled, source.wants, source.name), "messages")
-            outputs = list(self._decode.process(with_clock(with_part(raw, Part(part.origin, start)), clock), now))
-            start += pulled.num_rows
-            times = [told for *_, told in outputs if told is not None]
-            least = reported
-            if times:
-                highest = min(highest for _, highest in times)
-                latest[part.origin] = max(highest, latest.get(part.origin, highest))
-                least = Timestamp(micros=min(lowest for lowest, _ in times))
-            # Never behind what was reported: Beam would drop it without a word.
-            stamp = max(one for one in (least, reported, MIN_TIMESTAMP) if one is not None)
-            for tag, batch, _ in outputs:
-                yield beam.pvalue.TaggedOutput(tag, TimestampedValue(batch, stamp))
-        if found:
-            self._heard = time.monotonic()
-        is_idle = time.monotonic() - self._heard >= source.idle_after_s
-        watermark = Watermark.from_json(tracker.current_restriction().watermark)
-        value = watermark.advance(latest, now=now, lanes=[part.origin], idle=[part.origin] if is_idle else [])
-        if value is None and is_idle:
-            # Nothing ever came here: it must not hold back what else is read.
-            value = now - int(source.idle_after_s * 1e6)
-        kept = tracker.try_claim(Claim(watermark=watermark.as_json()))
-        if kept and value is not None and (reported is None or value > reported.micros):
-            estimator.set_watermark(Timestamp(micros=value))
+            raw = raw_batch(pulled, self._source.wants, self._source.name)
+            yield with_part(with_kind(raw, "messages"), Part(origin, first))
+            first += pulled.num_rows
 
 
 class _Done:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
+import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import confluent_kafka as ck
+import fastavro
 import pytest
 from confluent_kafka.admin import AdminClient, NewPartitions
+from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 
 from eventveil.transforms.keys.providers.keyring_file import new_keyring
 
@@ -32,7 +39,7 @@ BEGIN_MS = 1_700_000_000_000
 
 
 class Reading:
-    def __init__(self, home: Path, kafka: str, topic: str, groups: int, idle_after_s: float) -> None:
+    def __init__(self, home: Path, kafka: str, topic: str, groups: int, idle_after_s: float, registry: str | None) -> None:
         (home / "event.avsc").write_text(json.dumps(SCHEMA))
         (home / "policy.yaml").write_text(POLICY)
         new_keyring(home / "keys.json")
@@ -48,6 +55,7 @@ class Reading:
             "group": f"group-of-{topic}",
             "groups": groups,
             "idle_after_s": idle_after_s,
+            "registry": registry,
         }
         child = Path(__file__).with_name("topics_child.py")
         with self.log.open("w") as log:
@@ -76,8 +84,8 @@ class Reading:
 def reading(tmp_path: Path, kafka: str) -> Iterator[Callable[..., Reading]]:
     made: list[Reading] = []
 
-    def begin(topic: str, groups: int = 1, idle_after_s: float = 60.0) -> Reading:
-        made.append(Reading(tmp_path, kafka, topic, groups, idle_after_s))
+    def begin(topic: str, groups: int = 1, idle_after_s: float = 60.0, registry: str | None = None) -> Reading:
+        made.append(Reading(tmp_path, kafka, topic, groups, idle_after_s, registry))
         return made[-1]
 
     yield begin
@@ -181,3 +189,57 @@ class TestReadTopics:
             return {one.offset for one in found.result(10).topic_partitions}
 
         job.until(lambda: told() == {100})
+
+    def test_what_a_registry_that_is_away_keeps_from_being_decoded_is_not_lost(
+        self, kafka: str, registry: str, topic: str, reading: Any
+    ) -> None:
+        number = SchemaRegistryClient({"url": registry}).register_schema(f"{topic}-value", Schema(json.dumps(SCHEMA), "AVRO"))
+        producer = ck.Producer({"bootstrap.servers": kafka})
+        for n in range(400):
+            value = io.BytesIO()
+            fastavro.schemaless_writer(value, fastavro.parse_schema(SCHEMA), {"n": n, "time": BEGIN_MS + n})
+            producer.produce(topic, b"\0" + number.to_bytes(4, "big") + value.getvalue(), partition=n % 4)
+        assert producer.flush(30) == 0
+        there = urllib.parse.urlsplit(registry)
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            away = listening.getsockname()[1]
+        job = reading(topic, registry=there._replace(netloc=f"127.0.0.1:{away}").geturl())
+        job.until(lambda: "EV414" in job.log.read_text())
+
+        with Forward(away, (there.hostname, there.port)):
+            job.until(lambda: sum(map(len, job.positions().values())) >= 400)
+
+        assert {f"{topic}/{number}": list(range(100)) for number in range(4)} == job.positions()
+
+
+class Forward:
+    """What comes to a port of this machine goes on to another address."""
+
+    def __init__(self, port: int, to: tuple[str | None, int | None]) -> None:
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                with socket.create_connection(to) as other:
+                    back = threading.Thread(target=_copy, args=(other, self.request), daemon=True)
+                    back.start()
+                    _copy(self.request, other)
+                    back.join(10)
+
+        socketserver.ThreadingTCPServer.allow_reuse_address = True
+        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", port), Handler)
+        self._server.daemon_threads = True
+
+    def __enter__(self) -> None:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    try:
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass

@@ -14,6 +14,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from eventveil.pipeline.sources.decode_inside import Decoding, decoded_tag
 from eventveil.pipeline.sources.kafka import Cluster
 from eventveil.pipeline.sources.kafka_stream import Groups
+from eventveil.schemas.streams import RegistryDoc
 from eventveil.transforms.batch import clock_of, part_of
 from eventveil.transforms.compile import load_plan
 from eventveil.transforms.decode.reading import Reading
@@ -44,7 +45,11 @@ def main(given: dict[str, Any]) -> None:
     stream.close()
     options = PipelineOptions(flags=["--streaming"], runner="FnApiRunner")
     with beam.Pipeline(runner="FnApiRunner", options=options) as root:
-        decoding = Decoding(0, "", Reading(plan.schema, plan.used), (plan,), ((plan.name, plan.digest),))
+        registry = given.get("registry")
+        reading = Reading(plan.schema, plan.used)
+        if registry is not None:
+            reading = Reading(plan.schema, plan.used, "avro", registry=RegistryDoc(registry))
+        decoding = Decoding(0, "", reading, (plan,), ((plan.name, plan.digest),))
         decoded, letters = source.read(root, state, [decoding], None, Sealing(given["keys"], None))
         decoded[decoded_tag(decoding)] | "NoteDecoded" >> beam.ParDo(Note(given["decoded"])).with_output_types(type(None))
         letters | "NoteLetters" >> beam.ParDo(Note(given["letters"])).with_output_types(type(None))

@@ -49,6 +49,12 @@ def test_who_knows_better_has_the_last_word() -> None:
     assert ["--max_bundle_size=5", "--state_backend=rocksdb"] == found[-2:]
 
 
+def test_a_secret_is_no_option_and_is_not_shown() -> None:
+    with pytest.raises(PolicyError, match=r"EV118 flink\.options: --s3_secret_access_key is a secret") as caught:
+        options(doc=replace(DOC, options=("--s3_secret_access_key=hunter2",)))
+    assert "hunter2" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "option",
     ["--runner=DirectRunner", "--save_main_session", "--no_save_main_session", "--pickle_library=dill", "--environment_type=LOOPBACK"],

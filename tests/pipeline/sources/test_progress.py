@@ -5,7 +5,7 @@ import json
 import pytest
 from apache_beam.runners.sdf_utils import ThreadsafeRestrictionTracker
 
-from eventveil.pipeline.sources._topic_progress import Claim, Progress, ProgressCoder, ProgressTracker
+from eventveil.pipeline.sources._progress import Claim, Progress, ProgressCoder, ProgressTracker
 from eventveil.pipeline.sources.watermark import Watermark
 from eventveil.schemas.errors import EventveilError
 

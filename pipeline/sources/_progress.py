@@ -1,29 +1,32 @@
-"""How far a group of partitions was read without slices: what an engine keeps of it, and how reading and checkpoints take turns."""
+"""How far a stream was read without slices: what an engine keeps of it, and how reading, checkpoints and event time take turns."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.io.iobase import RestrictionProgress, RestrictionTracker
+from apache_beam.transforms.core import RestrictionProvider
+from apache_beam.utils.timestamp import Timestamp
 
 from eventveil.pipeline.sources.watermark import Watermark
 from eventveil.schemas.errors import EventveilError
 
-__all__ = ["Claim", "Progress", "ProgressCoder", "ProgressTracker"]
+__all__ = ["Claim", "Progress", "ProgressCoder", "ProgressTracker", "Whole", "report"]
 
 _VERSION = 1
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What is left of a group of partitions: everything from these positions on.
+    """What is left of a stream: everything from these positions on.
 
     Attributes:
-        positions: the next offset of each partition, written ``topic/partition``.
+        positions: what comes next in each lane: of a partition, written ``topic/partition``, the offset; of a subscription the number of
+            messages before it.
         ids: of the topics. watermark: as `Watermark.as_json` tells it.
         ended: nothing is left, because the rest was handed to somebody else.
     """
@@ -36,7 +39,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Claim:
-    """What was read: partitions, each with the offset behind it; or how far event time has come by it."""
+    """What was read: lanes, each with the position behind it; or how far event time has come by it."""
 
     positions: Mapping[str, int] = field(default_factory=dict)
     watermark: Mapping[str, Any] | None = None
@@ -102,3 +105,38 @@ class ProgressTracker(RestrictionTracker):
 
     def is_bounded(self) -> bool:
         return False
+
+
+class Whole(RestrictionProvider):
+    """One element is read by one reader at a time, from where its `initial_restriction` says."""
+
+    def create_tracker(self, restriction: Progress) -> ProgressTracker:
+        return ProgressTracker(restriction)
+
+    def restriction_coder(self) -> ProgressCoder:
+        return ProgressCoder()
+
+    def restriction_size(self, element: Any, restriction: Progress) -> int:
+        return 0 if restriction.ended else 1
+
+    def truncate(self, element: Any, restriction: Progress) -> None:
+        """A job that is drained reads nothing more."""
+
+
+def report(tracker: Any, estimator: Any, latest: Mapping[str, int], *, now: int, idle: Collection[str], idle_after_s: float) -> None:
+    """Say how far event time has come by what was given out; and keep it, so that a restart does not fall behind it.
+
+    Args:
+        latest: the highest accepted event time of each lane that had any. now: the clock; both in microseconds.
+        idle: the lanes that were read to their end and have been silent for `idle_after_s`.
+    """
+    progress: Progress = tracker.current_restriction()
+    watermark = Watermark.from_json(progress.watermark)
+    value = watermark.advance(latest, now=now, lanes=list(progress.positions), idle=idle)
+    if value is None and len(idle) == len(progress.positions):
+        # Nothing ever came here: it must not hold back what else is read.
+        value = now - int(idle_after_s * 1e6)
+    reported = estimator.current_watermark()
+    kept = tracker.try_claim(Claim(watermark=watermark.as_json()))
+    if kept and value is not None and (reported is None or value > reported.micros):
+        estimator.set_watermark(Timestamp(micros=value))
