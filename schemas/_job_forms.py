@@ -310,6 +310,10 @@ def _check_engine(form: JobForm, document: Mapping, reader: Reader) -> None:
 
 def _check_dataflow(form: JobForm, document: Mapping, reader: Reader) -> None:
     """Dataflow's workers see no folder of ours: what they write into one of theirs is gone with them."""
+    uri = form.input.uri
+    if stream_of(uri if isinstance(uri, str) else uri[0]) is None:
+        fact = "input.uri is a folder or file, and workers of Dataflow see none of this machine"
+        reader.add(line_at(document, ("input", "uri")), "EV103", fact, "read a topic or a subscription, or say runner: local")
     for number, variant in enumerate(form.variants):
         table = table_of(variant.output.uri)
         if stream_of(variant.output.uri) is None and (table is None or table.is_local):

@@ -28,7 +28,6 @@ def submit_to_dataflow(ready: ReadyJob, *, quiet: bool) -> int:
         wheel=doc.wheel,
         # Every transform keeps its name for as long as its policy does.
         update_from={} if doc.update else None,
-        streaming=ready.live is not None,
         extra=doc.options,
     )
     submitted = submit(lambda root: build_on_engine(root, ready, _begin(ready.live)), options)

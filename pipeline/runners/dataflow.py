@@ -98,7 +98,6 @@ def dataflow_options(
     template: str | None = None,
     wheel: str | None = None,
     update_from: Mapping[str, str] | None = None,
-    streaming: bool = True,
     extra: Sequence[str] = (),
 ) -> PipelineOptions:
     """The options of a job on Dataflow.
@@ -111,7 +110,6 @@ def dataflow_options(
         wheel: of eventveil, for workers that do not have it; they fetch its dependencies. None: their image has it, and `extra` names that
             by ``--sdk_container_image``.
         update_from: replace the running job of this name. Maps labels of its transforms to what they are called now; empty: as they were.
-        streaming: whether the job has no end.
         extra: further flags of Dataflow, each as ``--name=value`` or ``--name``.
 
     Raises:
@@ -131,13 +129,13 @@ def dataflow_options(
         f"--staging_location={temp_location.rstrip('/')}/staging",
         # On Dataflow Beam would save the main session by itself.
         "--no_save_main_session",
+        "--streaming",
+        "--enable_streaming_engine",
         "--pickle_library=cloudpickle",
         # Dataflow may show in its console the element that a step has failed on.
         "--experiments=disable_always_on_exception_sampling",
         *(f"--labels={_label(name)}={_label(value)}" for name, value in sorted(labels.items())),
     ]
-    if streaming:
-        flags += ["--streaming", "--enable_streaming_engine"]
     if wheel is not None:
         flags.append(f"--extra_package={wheel}")
     if template is not None:

@@ -548,7 +548,7 @@ class TestNotYet:
 
 class TestWhereItRuns:
     FLINK = "runner: flink\nflink: {master: 'localhost:8081'}\n"
-    TABLE = "variants: [{policy: p, output: {uri: 'delta+gs://shop-veil/orders'}}]\n"
+    TABLE = "input: {uri: 'pubsub://shop/orders'}\nvariants: [{policy: p, output: {uri: 'delta+gs://shop-veil/orders'}}]\n"
     CLOUD = "runner: dataflow\ndataflow: {project: shop, region: europe-west1, temp_location: 'gs://shop-veil/tmp'}\n"
 
     def test_the_entries_of_an_engine(self) -> None:
@@ -573,7 +573,7 @@ class TestWhereItRuns:
             ("runner: dataflow\n", "EV104 the runner is dataflow, and nothing says where that is"),
             ("flink: {master: 'm:8081'}\n", "EV103 flink does not go with runner: local"),
             (FLINK + "part_bytes: 1000\n", "EV103 part_bytes is for the local runner, and this job runs on flink"),
-            (CLOUD + TABLE + "watch: true\n", "EV103 watch is for the local runner, and this job runs on dataflow"),
+            (FLINK + "watch: true\ncheckpoint: state\n", "EV103 watch is for the local runner, and this job runs on flink"),
         ],
     )
     def test_what_does_not_go_together(self, text: str, expected: str) -> None:
@@ -587,6 +587,11 @@ class TestWhereItRuns:
         found = refused(f"{self.CLOUD}{rest}variants: [{{policy: p, output: {{uri: '{uri}'}}}}]\n")
 
         assert ["dead_letters", "checkpoint", "variants[0].output.uri"] == [one.split()[2] for one in found]
+
+    def test_nor_do_they_see_files_of_this_machine(self) -> None:
+        (found,) = refused(self.CLOUD + self.TABLE.replace("pubsub://shop/orders", "orders.jsonl"))
+
+        assert "EV103 input.uri is a folder or file, and workers of Dataflow see none of this machine" in found
 
     @pytest.mark.parametrize("master", ["localhost", "http://localhost:8081", "a b:1", "x:0", "x:70000"])
     def test_an_address_is_a_host_and_a_port(self, master: str) -> None:

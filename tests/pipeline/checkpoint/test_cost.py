@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import statistics
 import sys
 import time
 from typing import Any
@@ -19,20 +18,21 @@ def test_the_thousandth_slice_costs_what_the_tenth_did(loop: Any, batch: Any, mo
     took = []
     descriptors = []
     for _ in range(1_000):
-        began = time.perf_counter()
+        # Of this process, and the least of fifty: what else the machine does is not measured.
+        began = time.process_time()
         loop.do([(0, rows), (60_000_000, rows.slice(0, 1))])
-        took.append(time.perf_counter() - began)
+        took.append(time.process_time() - began)
         descriptors.append(len(os.listdir("/dev/fd")))
-    early, late = statistics.median(took[5:55]), statistics.median(took[-50:])
+    early, late = min(took[5:55]), min(took[-50:])
 
     assert 1 == len(set(descriptors))
     assert 2 * early + 0.001 > late
     assert 2_000_000 == loop.folder.carry("research", 0).rows
 
-    began = time.perf_counter()
+    began = time.process_time()
     loop.again()
 
-    assert 0.1 > time.perf_counter() - began, "opening reads no carry"
+    assert 0.1 > time.process_time() - began, "opening reads no carry"
 
 
 def test_memory_stays_flat_over_slices(loop: Any, batch: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,11 +25,9 @@ from apache_beam.portability.api import beam_runner_api_pb2 as api
 from google.protobuf.wrappers_pb2 import BytesValue
 
 from eventveil.pipeline.engine import build_on_engine
-from eventveil.pipeline.graph import Work, build
 from eventveil.pipeline.prepare import ReadyJob, prepare
 from eventveil.schemas.errors import EventveilError, PolicyError, StorageError, Unreachable
 from eventveil.schemas.job import parse_job
-from eventveil.transforms.keys.custodian import new_custodian
 from eventveil.transforms.keys.derive import context, hkdf
 from eventveil.transforms.keys.keyring import load_keys
 from eventveil.transforms.keys.providers.keyring_file import new_keyring
@@ -47,14 +45,16 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 SHIPPING = ROOT / "examples" / "shipping_order"
 FakeDataflow = runpy.run_path(str(HERE / "fake_dataflow.py"))["FakeDataflow"]
+FakeBigQuery = runpy.run_path(str(ROOT / "tests" / "pipeline" / "sinks" / "tables" / "fake_bigquery.py"))["FakeBigQuery"]
 GCS = runpy.run_path(str(HERE / "fake_gcs.py"))
 CANARY = runpy.run_path(str(ROOT / "tests" / "jobs" / "everything" / "canary.py"))
 write_policies = runpy.run_path(str(ROOT / "tests" / "jobs" / "renumbered.py"))["write_policies"]
 
 BUCKET = "staging-of-the-shop"
 PARDO, GROUP = "beam:transform:pardo:v1", "beam:transform:group_by_key:v1"
-_BATCH, _STREAMING = 1, 2  # of Dataflow's JobType
-KINDS = ["files", "messages to files", "numbered windows"]
+_STREAMING = 2  # of Dataflow's JobType
+KINDS = ["messages to a table", "topics to a table", "numbered windows"]
+AT_GOOGLE = "pubsub://the-shop/orders"
 
 Build = Callable[[beam.Pipeline], None]
 
@@ -76,6 +76,12 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             yield server
         finally:
             server.__exit__()
+
+
+@pytest.fixture(scope="module")
+def bigquery() -> Iterator[Any]:
+    with FakeBigQuery() as server:
+        yield server
 
 
 @pytest.fixture
@@ -102,47 +108,44 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # -- jobs -------------------------------------------------------------------------------------------------------------
 
 
-def files_job(folder: Path) -> tuple[ReadyJob, Build]:
-    """From files to files, two recipients."""
-    shutil.copy(SHIPPING / "orders.jsonl", folder)
-    policies = [SHIPPING / "policy.yaml", SHIPPING / "trusted.yaml"]
-    variants = [{"policy": str(one), "output": {"uri": str(folder / "out" / one.stem), "format": "parquet"}} for one in policies]
-    ready = _prepared(folder, {"input": {"uri": str(folder / "orders.jsonl")}, "variants": variants})
-    return ready, lambda root: build(root, ready, Work(ready.ranges))
+def messages_job(folder: Path, bigquery: Any, source: str = AT_GOOGLE) -> tuple[ReadyJob, Build]:
+    """From Pub/Sub to a table whose rows are written as their windows close, for two recipients."""
+    names = {"policy": "orders", "trusted": "trusted_orders"}
+    return _streaming(folder, bigquery, source, {str(SHIPPING / f"{policy}.yaml"): table for policy, table in names.items()})
 
 
-def messages_job(folder: Path) -> tuple[ReadyJob, Build]:
-    """From Pub/Sub to files that roll."""
-    variants = [{"policy": str(SHIPPING / "policy.yaml"), "output": {"uri": str(folder / "out"), "format": "parquet"}}]
-    return _streaming(folder, {"variants": variants, "roll": "1min"})
+def topics_job(folder: Path, bigquery: Any) -> tuple[ReadyJob, Build]:
+    """From Kafka, which is asked nothing before the job runs."""
+    return messages_job(folder, bigquery, "kafka://localhost:9092/orders?group=veil")
 
 
-def numbered_job(folder: Path) -> tuple[ReadyJob, Build]:
+def numbered_job(folder: Path, bigquery: Any) -> tuple[ReadyJob, Build]:
     """From Pub/Sub, several types of event; people are numbered within a window."""
     write_policies(folder)
-    names = ("orders", "carts")
+    return _streaming(folder, bigquery, AT_GOOGLE, {str(folder / f"{name}.policy.yaml"): name for name in ("orders", "carts")})
+
+
+def _streaming(folder: Path, bigquery: Any, source: str, tables: Mapping[str, str]) -> tuple[ReadyJob, Build]:
+    new_keyring(folder / "keyring.json")
+    settings = dict(bigquery.settings)
     variants = [
-        {"policy": str(folder / f"{name}.policy.yaml"), "output": {"uri": str(folder / f"out-{name}"), "format": "jsonl"}} for name in names
+        {"policy": policy, "output": {"uri": f"bigquery://the-shop/{folder.name}/{table}", "client": settings}}
+        for policy, table in tables.items()
     ]
-    return _streaming(folder, {"variants": variants})
-
-
-def _streaming(folder: Path, job: Mapping[str, Any]) -> tuple[ReadyJob, Build]:
-    source = {"uri": "pubsub://the-shop/orders", "format": "jsonl"}
-    where = {"project": "the-shop", "region": "europe-west1", "temp_location": f"gs://{BUCKET}/temp"}
-    ready = _prepared(folder, {"input": source, "runner": "dataflow", "dataflow": where, **job})
+    document = {
+        "job": "orders",
+        "input": {"uri": source, "format": "jsonl"},
+        "variants": variants,
+        "keys": str(folder / "keyring.json"),
+        "allow_loss": True,
+        "runner": "dataflow",
+        "dataflow": {"project": "the-shop", "region": "europe-west1", "temp_location": f"gs://{BUCKET}/temp"},
+    }
+    ready = prepare(parse_job(json.dumps(document), str(folder / "job.yaml")))
     return ready, lambda root: build_on_engine(root, ready, {})
 
 
-def _prepared(folder: Path, job: Mapping[str, Any]) -> ReadyJob:
-    new_keyring(folder / "keyring.json")
-    new_custodian(folder / "custodian")
-    letters = {"uri": str(folder / "refused"), "custodian": str(folder / "custodian.pub")}
-    document = {"job": "orders", "keys": str(folder / "keyring.json"), "dead_letters": letters, **job}
-    return prepare(parse_job(json.dumps(document), str(folder / "job.yaml")))
-
-
-MAKERS = dict(zip(KINDS, (files_job, messages_job, numbered_job)))
+MAKERS = dict(zip(KINDS, (messages_job, topics_job, numbered_job)))
 
 
 # -- what is sent -----------------------------------------------------------------------------------------------------
@@ -195,7 +198,7 @@ class Sent:
         }
         coders = {self.of(name) for name in components.pcollections}
         return {
-            "type": {_BATCH: "batch", _STREAMING: "streaming"}[self.request["type"]],
+            "type": {_STREAMING: "streaming"}[self.request["type"]],
             "transforms": dict(sorted(urns.items())),
             "groups": dict(sorted(groups.items())),
             "windows": sorted(windows),
@@ -217,14 +220,14 @@ def sent_of(bucket: Any, dataflow: Any, ready: ReadyJob, told: Submitted, before
 
 
 @pytest.fixture(scope="module")
-def sent(bucket: Any, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Sent]:
+def sent(bucket: Any, bigquery: Any, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Sent]:
     """Each kind of job, submitted."""
     found = {}
     for number, (kind, make) in enumerate(MAKERS.items()):
         with FakeDataflow() as dataflow:
-            ready, build_graph = make(tmp_path_factory.mktemp("job"))
+            ready, build_graph = make(tmp_path_factory.mktemp("job"), bigquery)
             before = set(bucket.files(BUCKET))
-            given = {"wheel": str(wheel), "labels": labels_of([one.plan for one in ready.variants]), "streaming": kind != "files"}
+            given = {"wheel": str(wheel), "labels": labels_of([one.plan for one in ready.variants])}
             told = submit(build_graph, options(dataflow, job_name=f"orders-{number}", **given))
             found[kind] = sent_of(bucket, dataflow, ready, told, before)
     return found
@@ -247,7 +250,7 @@ class TestWhatIsSent:
 
         assert one.request["id"] == one.told.job_id
         assert f"https://console.cloud.google.com/dataflow/jobs/europe-west1/{one.told.job_id}?project=the-shop" == one.told.address
-        assert (_BATCH if kind == "files" else _STREAMING) == one.request["type"]
+        assert _STREAMING == one.request["type"]
         assert one.ready.variants[0].plan.digest[:63] in one.request["labels"].values()
         assert all(re.fullmatch("[a-z][a-z0-9_-]{0,62}", name) for name in one.request["labels"])
         assert all(re.fullmatch("[a-z0-9_-]{0,63}", value) for value in one.request["labels"].values())
@@ -395,7 +398,7 @@ class TestThatTheChecksCanFail:
             unpickled(graph, wheel, tmp_path)
 
     def test_a_key_in_a_function_is_noticed(self, bucket: Any, dataflow: Any, sent: Mapping[str, Sent]) -> None:
-        ready = sent["files"].ready
+        ready = sent[KINDS[0]].ready
         before = set(bucket.files(BUCKET))
         told = submit(with_strange(root_of(ready)[4:13]), options(dataflow, job_name="leaking"))
         staged = sent_of(bucket, dataflow, ready, told, before).staged
@@ -407,8 +410,8 @@ class TestThatTheChecksCanFail:
 
 
 @pytest.fixture(scope="module")
-def streaming(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    return messages_job(tmp_path_factory.mktemp("streaming"))[1]
+def streaming(bigquery: Any, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    return messages_job(tmp_path_factory.mktemp("streaming"), bigquery)[1]
 
 
 @pytest.mark.usefixtures("bucket")
@@ -544,7 +547,6 @@ class TestOptions:
 
         assert given["save_main_session"] is False
         assert ("cloudpickle", True) == (given["pickle_library"], given["streaming"])
-        assert plain(extra=[IMAGE], streaming=False).get_all_options()["streaming"] is False
 
     def test_experts_have_the_last_word(self) -> None:
         given = plain(extra=[IMAGE, "--staging_location=gs://elsewhere/x", "--experiments=mine"]).get_all_options()
