@@ -109,7 +109,7 @@ class AssembleWindows(beam.PTransform):
     One pane per window, at its end plus lateness. All rows of a window have one timestamp, one second before that, in Beam windows of one
     second: so calendar windows, whose lengths differ, need no windows of their own making, which engines do not know. Rows of a roll
     of files that has closed have the time of their batch, which the source has not passed yet: they make a further pane, and Beam never
-    finds a row late. Should it do so, the row is not dropped within seven days, but withheld.
+    finds a row late. Should it do so, the row is not dropped within seven days, but withheld; or published, where `late` says so.
 
     Args:
         plans: of the variants, by name; all of one domain.
@@ -118,10 +118,19 @@ class AssembleWindows(beam.PTransform):
         publish: called on a worker, for every shard of every window.
         shards: into how many a window is cut, 1 to 65,536; a shard is held in memory as a whole.
         most_bytes: what a release model may hold to decide on one window.
+        late: whether `publish` takes rows of a roll at any time, and knows by itself which of them it has published already.
     """
 
     def __init__(
-        self, plans: Mapping[str, Plan], gathering: Gathering, keys: str, publish: Publish, *, shards: int = 1, most_bytes: int = 256 << 20
+        self,
+        plans: Mapping[str, Plan],
+        gathering: Gathering,
+        keys: str,
+        publish: Publish,
+        *,
+        shards: int = 1,
+        most_bytes: int = 256 << 20,
+        late: bool = False,
     ) -> None:
         super().__init__()
         if len({plan.domain for plan in plans.values()}) != 1 or not 1 <= shards <= _MOST_SHARDS:
@@ -132,6 +141,7 @@ class AssembleWindows(beam.PTransform):
         self._publish = publish
         self._shards = shards
         self._most_bytes = most_bytes
+        self._late = late and not gathering.released
 
     def expand(self, veiled: Mapping[str, beam.PCollection]) -> beam.PCollection:
         rows, decisions = [], []
@@ -146,7 +156,7 @@ class AssembleWindows(beam.PTransform):
             decider = DecideWindows(self._frames, self._most_bytes)
             decided = columns | "MeetToDecide" >> beam.GroupByKey() | "DecideWindows" >> beam.ParDo(decider).with_output_types(_PAIR)
             met = (met, decided) | "JoinDecided" >> beam.Flatten()
-        publisher = PublishShards(self._frames, self._plans, self._gathering.released, self._publish)
+        publisher = PublishShards(self._frames, self._plans, self._gathering.released, self._late, self._publish)
         return met | "GroupShards" >> beam.GroupByKey() | "PublishShards" >> beam.ParDo(publisher).with_output_types(_PAIR)
 
 
@@ -225,10 +235,11 @@ class DecideWindows(beam.DoFn):
 class PublishShards(beam.DoFn):
     """Sealed rows of a shard, and what was decided for them -> published; what must not be comes out, sealed as it was."""
 
-    def __init__(self, frames: Frames, plans: Mapping[str, Plan], released: bool, publish: Publish) -> None:
+    def __init__(self, frames: Frames, plans: Mapping[str, Plan], released: bool, late: bool, publish: Publish) -> None:
         self._frames = frames
         self._plans = dict(plans)
         self._released = released
+        self._late = late
         self._publish = publish
 
     def setup(self) -> None:
@@ -262,7 +273,7 @@ class PublishShards(beam.DoFn):
         tables = []
         for mark, (frame, batch) in rows.items():
             decision = decided.get(mark)
-            if not self._released and is_first:
+            if not self._released and (is_first or self._late):
                 kept.append((frame, batch))
             elif decision is not None and decision.kind == "numbers":
                 kept.append((frame, batch))

@@ -76,6 +76,7 @@ def build_on_engine(root: beam.Pipeline, job: ReadyJob, state: State | None = No
             job.sealing.keys,
             PublishWindow({variant.name: variant.sink for variant in variants}, job.sealing.keys, job.once_only, ledger),
             most_bytes=job.max_window_bytes,
+            late=ledger is not None,
         )
         withheld = {variant.name: veiled[variant.name] for variant in variants} | label >> assembled
         keep = KeepWithheld(None if folder is None else os.path.join(folder, "withheld"))

@@ -33,6 +33,7 @@ _JAVA = re.compile(rf"^(?:Caused by: )?({_CLASS}(?:Exception|Error|Throwable))(?
 _PYTHON = re.compile(rf"^({_CLASS}): text withheld(?:$| \[while)")
 _OURS = re.compile(r"^eventveil\.schemas\.errors\.([A-Z]\w+): (.*)$")
 _PROBLEM = re.compile(r"(?:^|: )(EV\d{3}) \S")
+_OF_CLUSTER = re.compile(r"org\.apache\.flink\.runtime\.(?:io\.network|jobmanager\.scheduler|jobmaster|resourcemanager|rpc|taskexecutor)\.")
 _STEP = re.compile(r" \[while running '[^']*'\]")
 
 
@@ -57,6 +58,11 @@ class Failure:
     classes: tuple[str, ...]
     problems: tuple[str, ...] = ()
     codes: tuple[str, ...] = ()
+
+    @property
+    def is_of_cluster(self) -> bool:
+        """Whether what runs the job has failed, and not the job: a TaskManager is gone, say, or there is none for it."""
+        return not self.problems and _OF_CLUSTER.match(self.classes[-1]) is not None
 
     def __str__(self) -> str:
         return "; ".join(self.problems or self.classes[-1:])
@@ -101,10 +107,13 @@ class FlinkRest:
 
     def failure(self, job_id: str) -> Failure | None:
         """Why it failed the last time; None when it never did."""
+        return next(iter(self.failures(job_id)), None)
+
+    def failures(self, job_id: str) -> list[Failure]:
+        """Why it failed each time, the last one first; Flink remembers some 16."""
         said = self._get(f"/jobs/{_quoted(job_id)}/exceptions")
-        entries = said.get("exceptionHistory", {}).get("entries", ())
-        text = entries[0].get("stacktrace") if entries else said.get("root-exception")
-        return _without_values(text) if text else None
+        texts = [entry.get("stacktrace") for entry in said.get("exceptionHistory", {}).get("entries", ())] or [said.get("root-exception")]
+        return [_without_values(text) for text in texts if text]
 
     def last_checkpoint(self, job_id: str) -> str | None:
         """The path of the last checkpoint or savepoint that was completed; None before the first, and for a job that makes none."""

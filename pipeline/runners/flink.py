@@ -42,6 +42,7 @@ _RESTART_DELAY_MS = 1_000
 _LOOK_S = 1.0
 _TO_APPEAR_S = 180.0
 _TO_ANSWER_S = 60.0
+_TO_SAVE_S = 60.0
 _LONGEST_AWAY_S = 600.0
 # Set by us, and dangerous in other hands: sessions and pickles of what ran here do not belong on a worker.
 _REFUSED = ("runner", "job_endpoint", "save_main_session", "pickle_library", "shutdown_sources_after_idle_ms", "environment_type")
@@ -91,7 +92,9 @@ def flink_options(job: ReadyJob, doc: FlinkDoc, workers: int, endpoint: str, nam
         flags["savepoint_path"] = savepoint
     # A checkpoint outlives its job, so that one that has failed goes on from it.
     kept = ["--externalized_checkpoints_enabled", "--retain_externalized_checkpoints_on_cancellation"]
-    streaming = ["--streaming", *kept] if job.live is not None else []
+    # Else what a bundle gave out waits until the checkpoint is complete, while event time goes on: it would come late.
+    whole = "--finish_bundle_before_checkpointing"
+    streaming = ["--streaming", whole, *kept] if job.live is not None else []
     return [*(f"--{flag}={value}" for flag, value in flags.items()), *streaming, *doc.options]
 
 
@@ -135,6 +138,7 @@ class _Launcher:
         self._submitted: Any = None
         self._restarts = 0
         self._recent: list[float] = []
+        self._why: Problem | None = None
         self._watermark: int | None = None
         self._began = time.monotonic()
 
@@ -276,14 +280,22 @@ class _Launcher:
             return state
         restarts = self._rest.restarts(id_)
         if restarts > self._restarts:
-            self._recent += [time.monotonic()] * (restarts - self._restarts)
+            causes = self._rest.failures(id_)[: restarts - self._restarts]
+            # While a TaskManager is gone Flink tries again each second: that says nothing about the job.
+            own = restarts - self._restarts - sum(one.is_of_cluster for one in causes)
+            self._recent += [time.monotonic()] * own
             self._restarts = restarts
-            cause = self._rest.failure(id_)
+            cause = next(iter(causes), None)
             times = f"the job has restarted {restarts} time{'s' * (restarts > 1)}"
             fact = f"{times}: {cause}" if cause else times
-            self._tell("waiting", Problem(self._doc.master, 0, "EV419", fact, "it reads on from its last checkpoint"))
+            self._why = Problem(self._doc.master, 0, "EV419", fact, "it reads on from its last checkpoint")
+            self._tell("waiting", self._why)
+        elif state == "RUNNING":
+            self._tell("running")
+        elif self._why is None:
+            self._tell("starting")
         else:
-            self._tell("running" if state == "RUNNING" else "starting")
+            self._tell("waiting", self._why)
         self._count(self._rest.metrics(id_))
         watermark = self._rest.watermark(id_)
         self._watermark = self._watermark if watermark is None else watermark * 1000
@@ -304,8 +316,19 @@ class _Launcher:
             self._rest.cancel(self._held["id"])
             # Half of the files are there: nobody may take it for done.
             raise KeyboardInterrupt
-        self._held["from"] = self._rest.stop_with_savepoint(self._held["id"])
+        self._held["from"] = self._savepoint(self._held["id"])
         self._note()
+
+    def _savepoint(self, id_: str) -> str:
+        """Patiently: a job that is just restarting cannot make one."""
+        until = time.monotonic() + _TO_SAVE_S
+        while True:
+            try:
+                return self._rest.stop_with_savepoint(id_)
+            except StorageError:
+                if time.monotonic() > until or self._rest.state(id_) in ENDED:
+                    raise
+                time.sleep(_LOOK_S)
 
     def _failed(self, state: str) -> EventveilError:
         cause = self._rest.failure(self._held["id"])

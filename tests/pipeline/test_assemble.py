@@ -224,6 +224,12 @@ class TestARollOfFiles:
         assert {("plain", 0, 0): [(0, "a")]} == published(home)
         assert [("EV416", "plain", 0, 1)] == withheld(home, KEPT, ROLLED)
 
+    def test_or_published_where_it_is_known_what_was(self, home: Path) -> None:
+        run(home, KEPT, ROLLED, [("plain", [(0, "a")]), 9, ("plain", [(4, "b")])], honest=False, late=True)
+
+        assert {("plain", 0, 0): [(0, "a"), (4, "b")]} == published(home)
+        assert [] == noted(home, "withheld")
+
     @pytest.mark.parametrize(("watermark", "pane"), [(6, 0), (6.999, 0), (7, 1), (7.001, 1)])
     def test_closes_at_its_end_plus_lateness_exactly(self, home: Path, watermark: float, pane: int) -> None:
         run(home, KEPT, ROLLED, [("plain", [(0, "a")]), watermark, ("plain", [(4, "b")])])
@@ -366,7 +372,7 @@ class TestAReleasedWindow:
 def test_a_window_that_ends_empty_publishes_nothing(home: Path) -> None:
     """Beam ends every window with a pane, be it empty, when nothing can come any more: no scripted stream shows it, and Flink does."""
     frames = Frames("analytics", ROLLED, str(home / "keyring.json"))
-    step = PublishShards(frames, KEPT, False, Keep(home))
+    step = PublishShards(frames, KEPT, False, False, Keep(home))
     step.setup()
 
     assert [] == list(step._put_together(b"any", [], False, None))

@@ -29,6 +29,7 @@ def test_a_stream_has_all_that_it_needs_to_flow() -> None:
     assert {"--max_bundle_size=1", "--max_bundle_time_mills=50", "--checkpointing_interval=10000", "--streaming"} <= set(found)
     assert {"--environment_type=EXTERNAL", "--environment_config=127.0.0.1:50000", "--parallelism=2"} <= set(found)
     assert {"--externalized_checkpoints_enabled", "--retain_externalized_checkpoints_on_cancellation"} <= set(found)
+    assert "--finish_bundle_before_checkpointing" in found
     assert not [flag for flag in found if "shutdown_sources" in flag or "save_main" in flag or "dill" in flag]
 
 

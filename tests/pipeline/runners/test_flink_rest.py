@@ -162,6 +162,24 @@ class TestAFailure:
         )
         assert str(failure) == "out: EV404 the disk is full"
 
+    @pytest.mark.parametrize(
+        ("trace", "expected"),
+        [
+            ("java.lang.Exception: x\nCaused by: org.apache.flink.runtime.rpc.exceptions.RecipientUnreachableException: y", True),
+            ("org.apache.flink.runtime.io.network.netty.exception.RemoteTransportException: x", True),
+            ("org.apache.flink.runtime.jobmaster.JobMasterException: x\nCaused by: java.io.IOException: y", False),
+            (
+                "org.apache.flink.runtime.jobmaster.JobMasterException: x\neventveil.schemas.errors.StorageError: EV404 the disk is full",
+                False,
+            ),
+            ("java.lang.RuntimeException: org.apache.flink.runtime.rpc.exceptions.RecipientUnreachableException", False),
+        ],
+    )
+    def test_of_the_cluster_or_of_the_job(self, serve: Any, trace: str, expected: bool) -> None:
+        failure = serve(always(200, {"exceptionHistory": {"entries": [{"stacktrace": trace}]}})).failure(JOB)
+
+        assert expected == failure.is_of_cluster
+
     def test_a_job_that_never_failed(self, serve: Any) -> None:
         assert serve(always(200, {"exceptionHistory": {"entries": []}})).failure(JOB) is None
 
