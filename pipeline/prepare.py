@@ -27,7 +27,7 @@ from eventveil.schemas.durations import Duration
 from eventveil.schemas.errors import EventveilError, KeyringError, PolicyError, Problem, SchemaError, StorageError
 from eventveil.schemas.job import DataflowDoc, FlinkDoc, Job, PubsubAddress, RegistryDoc, StreamAddress, VariantDoc, parse_job
 from eventveil.schemas.limits import StopWhen
-from eventveil.schemas.streams import is_stream
+from eventveil.schemas.streams import JAVA_KAFKA, is_stream
 from eventveil.schemas.tables import TableAddress, is_table
 from eventveil.transforms.compile import load_plan
 from eventveil.transforms.keys.custodian import load_public
@@ -37,7 +37,7 @@ from eventveil.transforms.seal import Sealing
 from eventveil.transforms.windows import WindowRule
 
 if TYPE_CHECKING:
-    from eventveil.pipeline.sources.stream import Stream
+    from eventveil.pipeline.sources.stream import EngineStream
 
 __all__ = ["Live", "ReadyJob", "Variant", "job_of_flags", "policies_of", "prepare"]
 
@@ -59,6 +59,7 @@ class _Client(NamedTuple):
 
 _CLIENTS = {
     "kafka": _Client("confluent_kafka", "Kafka", "kafka", "EV413", "EV415"),
+    JAVA_KAFKA: _Client("confluent_kafka", "Kafka", "kafka", "EV413", "EV415"),
     "pubsub": _Client("google.cloud.pubsub_v1", "Pub/Sub", "gcp", "EV420", "EV421"),
     "delta": _Client("deltalake", "Delta tables", "delta", "", "EV422"),
     "iceberg": _Client("pyiceberg", "Iceberg tables", "iceberg", "", "EV422"),
@@ -92,7 +93,7 @@ class Live:
         from_latest: without a checkpoint, begin with what comes now.
     """
 
-    stream: Stream
+    stream: EngineStream
     checkpoint: str | None
     slice_us: int
     idle_after_us: int
@@ -250,6 +251,7 @@ def prepare(job: Job) -> ReadyJob:
     part_bytes = job.part_bytes or PART_BYTES
     _check_windows(job, plans)
     _check_types(job, plans)
+    _check_java(job, plans)
     _check_client(job)
     gatherings = [_gathering(job, name, doc, plan) for name, doc, plan in zip(names, job.variants, plans)]
     ranges = [] if job.is_live else list_ranges(job.input.uri, job.input.format, part_bytes, job.input.compression)
@@ -310,7 +312,7 @@ def _micros(length: Duration | None, default: int) -> int:
     return default if length is None or length.fixed_us is None else length.fixed_us
 
 
-def _stream(job: Job) -> Stream:
+def _stream(job: Job) -> EngineStream:
     address = job.input.stream
     if isinstance(address, PubsubAddress):
         from eventveil.pipeline.sources.pubsub import PubsubStream
@@ -321,6 +323,10 @@ def _stream(job: Job) -> Stream:
         from eventveil.pipeline.sources.watch import WatchedFolders
 
         return WatchedFolders(job.input.uri, job.input.format, job.part_bytes or PART_BYTES, job.input.compression)
+    if address.scheme == JAVA_KAFKA:
+        from eventveil.pipeline.sources.kafka_java import JavaTopics
+
+        return JavaTopics(address, job.input.client, job.input.expansion_service)
     from eventveil.pipeline.sources.kafka import Cluster, KafkaStream
 
     cluster = Cluster(address.servers, job.input.client)
@@ -377,6 +383,14 @@ def _check_types(job: Job, plans: Sequence[Plan]) -> None:
         raise SchemaError(
             Problem(job.file, job.line_of("input"), "EV220", fact, "tell types by header or topic, or name a schema registry")
         )
+
+
+def _check_java(job: Job, plans: Sequence[Plan]) -> None:
+    """Java's source tells the time of reading alone: what comes long after its window, Beam would drop."""
+    numbered = [plan.name for plan in plans if plan.numbered]
+    if numbered and job.input.stream is not None and job.input.stream.scheme == JAVA_KAFKA:
+        fact = f"{numbered[0]} numbers values when their window closes, and kafka+java:// does not know how far event time has come"
+        raise SchemaError(Problem(job.file, job.line_of("input", "uri"), "EV103", fact, "read by kafka://"))
 
 
 def _check_client(job: Job) -> None:
@@ -443,7 +457,12 @@ def _check_topics(job: Job, variants: Sequence[Variant]) -> None:
     """The same for topics. One broker may have many names, and a subscription has another name than its topic: the service is asked."""
     address = job.input.stream
     found: list[str] = []
-    if isinstance(address, StreamAddress) and any(isinstance(doc.output.stream, StreamAddress) for doc in job.variants):
+    # What Java reads is compared by its address, when the job is read.
+    if (
+        isinstance(address, StreamAddress)
+        and address.scheme != JAVA_KAFKA
+        and any(isinstance(doc.output.stream, StreamAddress) for doc in job.variants)
+    ):
         from eventveil.pipeline.sinks.topic import TopicSink
         from eventveil.pipeline.sources.kafka import Cluster
 

@@ -13,7 +13,16 @@ from eventveil.schemas.document import Hidden, Mapping, line_at, place
 from eventveil.schemas.durations import Duration
 from eventveil.schemas.grammar import Form, Name, Text
 from eventveil.schemas.limits import Limit, StopWhen
-from eventveil.schemas.streams import LATER_SCHEMES, SCHEME, STREAM_SCHEMES, PubsubAddress, StreamAddress, is_stream, parse_stream
+from eventveil.schemas.streams import (
+    JAVA_KAFKA,
+    LATER_SCHEMES,
+    SCHEME,
+    STREAM_SCHEMES,
+    PubsubAddress,
+    StreamAddress,
+    is_stream,
+    parse_stream,
+)
 from eventveil.schemas.tables import TABLE_SCHEMES, TableAddress, is_table
 
 __all__ = ["Compression", "Format", "InputForm", "JobForm", "OutputForm", "RegistryForm", "check_entries", "stream_of", "table_of"]
@@ -60,6 +69,8 @@ def _check_output(text: str) -> str:
         return text if table_of(text) is not None else _check_path(text)
     if isinstance(stream, PubsubAddress):
         return text
+    if stream.scheme == JAVA_KAFKA:
+        raise ValueError("EV103 kafka+java:// is for what is read: write kafka://")
     if len(stream.topics) > 1:
         raise ValueError("EV103 more than one topic: write one")
     if "?" in text:
@@ -179,6 +190,9 @@ class InputForm(_WithSettings):
     envelope: Literal["debezium"] | None = Field(default=None, description="what stands around the event in JSON")
     registry: RegistryForm | None = Field(default=None, description="the schema registry that messages name their schemas of")
     client: _Client | None = Field(default=None, description="settings of the stream's client")
+    expansion_service: _Address | None = Field(
+        default=None, description="of kafka+java: host:port of Beam's expansion service for Java; it is downloaded where none is named"
+    )
 
 
 class OutputForm(_WithSettings):
@@ -271,6 +285,7 @@ def check_entries(form: JobForm, document: Mapping, reader: Reader) -> None:
     if form.input.envelope is not None and form.input.format not in (None, "json", "jsonl"):
         line = line_at(document, ("input", "envelope"))
         reader.add(line, "EV103", f"input.envelope does not go with {form.input.format}", "remove it: envelopes are of JSON")
+    _check_java(form, stream, document, reader)
     is_live = stream is not None or form.watch
     if stream is not None and form.watch:
         reader.add(line_at(document, ["watch"]), "EV103", "watch does not go with a stream", "remove it: a stream is read on anyway")
@@ -306,6 +321,16 @@ def _check_engine(form: JobForm, document: Mapping, reader: Reader) -> None:
         if getattr(form, name):
             fact = f"{name} is for the local runner, and this job runs on {form.runner}"
             reader.add(line_at(document, [name]), "EV103", fact, "remove it, or say runner: local")
+
+
+def _check_java(form: JobForm, stream: StreamAddress | PubsubAddress | None, document: Mapping, reader: Reader) -> None:
+    is_java = stream is not None and stream.scheme == JAVA_KAFKA
+    if form.input.expansion_service is not None and not is_java:
+        line = line_at(document, ("input", "expansion_service"))
+        reader.add(line, "EV103", "input.expansion_service is for kafka+java://", "remove it")
+    if is_java and form.runner == "local":
+        fact = "kafka+java:// is read by Java, on an engine, and this job runs on local"
+        reader.add(line_at(document, ("input", "uri")), "EV103", fact, "write kafka://, or say runner: flink or dataflow")
 
 
 def _check_dataflow(form: JobForm, document: Mapping, reader: Reader) -> None:

@@ -139,7 +139,7 @@ def _is_setting(at: tuple[str | int, ...]) -> bool:
     return bool(below) and "." in str(below[0])
 
 
-_ENTRIES = {"uri", "format", "compression", "partition_by", "key", "envelope", "evolve"}
+_ENTRIES = {"uri", "format", "compression", "partition_by", "key", "envelope", "evolve", "expansion_service"}
 
 
 def with_clients(filled: Mapping) -> Iterator[tuple[tuple[str | int, ...], Mapping]]:

@@ -36,7 +36,7 @@ from eventveil.schemas.errors import PolicyError
 from eventveil.schemas.grammar import empties, explain, published
 from eventveil.schemas.limits import Limit, StopWhen
 from eventveil.schemas.references import fill_references
-from eventveil.schemas.streams import PubsubAddress, RegistryDoc, Settings, StreamAddress
+from eventveil.schemas.streams import JAVA_KAFKA, PubsubAddress, RegistryDoc, Settings, StreamAddress, is_secret
 from eventveil.schemas.tables import TableAddress
 
 __all__ = [
@@ -73,6 +73,7 @@ class InputDoc:
         client: settings of the stream's client.
         registry: messages are in its wire format; None where they are plain.
         envelope: what stands around the event.
+        expansion_service: where Beam's source for Java is asked for, ``host:port``; None: it is downloaded.
     """
 
     uri: tuple[str, ...]
@@ -82,6 +83,7 @@ class InputDoc:
     client: Settings = ()
     registry: RegistryDoc | None = None
     envelope: Literal["debezium"] | None = None
+    expansion_service: str | None = None
 
 
 @dataclass(frozen=True)
@@ -260,6 +262,7 @@ def parse_job(text: str | bytes, file: str, environ: Environment[str, str] = os.
         raise PolicyError(reader.problems)
     job = _settled(form, settings, document, file)
     _check_apart(job, reader)
+    _check_java_settings(job, reader)
     if reader.problems:
         raise PolicyError(reader.problems)
     return job
@@ -314,6 +317,7 @@ def _settled(form: JobForm, settings: dict[tuple[str | int, ...], Settings], doc
             client=settings.get(("input",), ()),
             registry=registry(given.registry, "input"),
             envelope=given.envelope,
+            expansion_service=given.expansion_service,
         ),
         variants=tuple(
             VariantDoc(variant.name, path(variant.policy), output(variant.output, "variants", number, "output"))
@@ -375,6 +379,17 @@ def _dataflow(form: DataflowForm, path: Callable[[str], Path]) -> DataflowDoc:
 
 def _format(written: str | None, registry: RegistryForm | None) -> Any:
     return "jsonl" if written == "json" else "avro" if written is None and registry is not None else written
+
+
+def _check_java_settings(job: Job, reader: Reader) -> None:
+    """Java's client gets its settings with the job's graph, which the engine keeps, and shows to whoever may look at the job."""
+    if job.input.stream is None or job.input.stream.scheme != JAVA_KAFKA:
+        return
+    for name, value in job.input.client:
+        if is_secret(name) or "${" in value:
+            fact = f"input.{name} would stand in the job's graph, which the engine keeps and shows"
+            remedy = "read by kafka://, whose workers fill it in; or name files that the workers have"
+            reader.add(job.line_of("input", name) or job.line_of("input", "client", name), "EV118", fact, remedy)
 
 
 def _check_apart(job: Job, reader: Reader) -> None:

@@ -1,6 +1,7 @@
 """Addresses of streams, and the settings that a job hands to their clients.
 
-A stream is addressed as ``kafka://host:port,host:port/topic?group=name``, or as ``pubsub://project/subscription`` (where it is
+A stream is addressed as ``kafka://host:port,host:port/topic?group=name`` (``kafka+java://`` where Beam's own source for Java shall
+read it), or as ``pubsub://project/subscription`` (where it is
 written, ``pubsub://project/topic``). What its client needs beyond that, certificates and
 passwords above all, stands beside the address, under the client's own names; those that decide what is read, written or kept are ours.
 """
@@ -11,6 +12,7 @@ import re
 from dataclasses import dataclass
 
 __all__ = [
+    "JAVA_KAFKA",
     "LATER_SCHEMES",
     "SCHEME",
     "STREAM_SCHEMES",
@@ -28,7 +30,8 @@ Settings = tuple[tuple[str, str], ...]
 """Names and values for a client, by name; values may hold references."""
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-STREAM_SCHEMES = frozenset({"kafka", "pubsub"})
+JAVA_KAFKA = "kafka+java"
+STREAM_SCHEMES = frozenset({"kafka", JAVA_KAFKA, "pubsub"})
 LATER_SCHEMES = frozenset({"abfs", "gs", "hdfs", "s3"})
 
 _SERVER = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252}))(?::([0-9]{1,5}))?\Z")

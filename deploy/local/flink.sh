@@ -34,7 +34,7 @@ start_flink() {
         ! running "taskmanager-$number" >/dev/null || continue
         keep_log "taskmanager-$number"
         [[ -z $fresh ]] || begun+=("taskmanager-$number")
-        launch "taskmanager-$number" java "${flags[@]}" -Xms64m -Xmx512m -XX:MaxDirectMemorySize=256m -XX:MaxMetaspaceSize=256m \
+        launch "taskmanager-$number" java "${flags[@]}" -Xms64m -Xmx512m -XX:MaxDirectMemorySize=320m -XX:MaxMetaspaceSize=256m \
             -cp "$jars/*" org.apache.flink.runtime.taskexecutor.TaskManagerRunner \
             --configDir "$home/flink/conf" "-Dtaskmanager.resource-id=taskmanager-$number"
     done

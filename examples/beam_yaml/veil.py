@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import apache_beam as beam
-import pyarrow as pa
 
-from eventveil.transforms import Anonymize
-from eventveil.transforms.encode.json_events import encode_json
+from eventveil.transforms.beam.messages import EVENTS, REFUSED, AnonymizeMessages
 
 
 class Veil(beam.PTransform):
@@ -26,16 +22,14 @@ class Veil(beam.PTransform):
         super().__init__()
         if (custodian is None) != (refused is None):
             raise ValueError("custodian and refused belong together: without one of them refused events would be lost")
-        self._anonymize = Anonymize(policy, keys=keys, custodian=custodian, allow_loss=custodian is None)
+        self._anonymize = AnonymizeMessages(policy, keys, custodian, allow_loss=custodian is None)
         self._refused = refused
 
     def expand(self, rows: beam.PCollection) -> beam.PCollection:
-        messages = rows | "TakeMessages" >> beam.Map(message_of).with_output_types(bytes)
-        veiled, letters = messages | "Anonymize" >> self._anonymize
+        found = rows | "TakeMessages" >> beam.Map(message_of).with_output_types(bytes) | "Anonymize" >> self._anonymize
         if self._refused is not None:
-            lines = letters | "TakeLetters" >> beam.FlatMap(lines_of).with_output_types(bytes)
-            lines | "WriteLetters" >> beam.io.WriteToText(self._refused, ".jsonl", coder=beam.coders.BytesCoder())
-        return veiled | "GiveRows" >> beam.FlatMap(events_of).with_output_types(_ROW)
+            found[REFUSED] | "WriteLetters" >> beam.io.WriteToText(self._refused, ".jsonl", coder=beam.coders.BytesCoder())
+        return found[EVENTS] | "GiveRows" >> beam.Map(row_of).with_output_types(_ROW)
 
 
 def message_of(row: beam.Row) -> bytes:
@@ -43,15 +37,8 @@ def message_of(row: beam.Row) -> bytes:
     return message.encode() if isinstance(message, str) else message
 
 
-def events_of(batch: pa.RecordBatch) -> Iterator[beam.Row]:
-    """Here events become single ones: Beam YAML knows nothing else."""
-    for text in encode_json(batch).to_pylist():
-        yield beam.Row(event=text.rstrip(b"\n").decode())
-
-
-def lines_of(batch: pa.RecordBatch) -> Iterator[bytes]:
-    for letter in batch.column("letter").drop_null().to_pylist():
-        yield letter.rstrip(b"\n")
+def row_of(event: bytes) -> beam.Row:
+    return beam.Row(event=event.decode())
 
 
 _ROW = beam.typehints.row_type.RowTypeConstraint.from_fields([("event", str)])

@@ -285,6 +285,29 @@ def worker_pool_command(
     raise typer.Exit(start(listen, insecure))
 
 
+@app.command("expansion-service", short_help="Give Anonymize to Beam pipelines in Java.")
+def expansion_service_command(
+    listen: Annotated[str, typer.Option(help="Where pipelines ask for it.", metavar="HOST:PORT")] = "127.0.0.1:8097",
+    worker_pool: Annotated[
+        str, typer.Option(help="Where the engine finds Python workers, when the pipeline runs.", metavar="HOST:PORT")
+    ] = "127.0.0.1:50000",
+    insecure: Annotated[bool, typer.Option("--insecure", help="Listen on all interfaces: whoever reaches it can run code here.")] = False,
+) -> None:
+    """Give the transform AnonymizeMessages to pipelines in Java, Go and other languages of Beam; runs until it is stopped.
+
+    It is needed while a pipeline is built, not while it runs: then the workers of `eventveil worker-pool` do the work. Policies are read
+    by this service, keyrings by the workers. Beam's protocol knows no password: whoever reaches the address can run code as you, so it
+    listens on loopback unless told otherwise.
+
+    \b
+    eventveil expansion-service
+    eventveil expansion-service --listen 127.0.0.1:8098 --worker-pool 127.0.0.1:50001
+    """
+    from eventveil.pipeline.cli.expansion_service import start
+
+    raise typer.Exit(start(listen, worker_pool, insecure))
+
+
 @keys_app.command("new", short_help="Make a keyring.")
 def keys_new(
     path: Annotated[str, typer.Argument(help="The file to make.", metavar="FILE")],

@@ -34,6 +34,7 @@ _PYTHON = re.compile(rf"^({_CLASS}): text withheld(?:$| \[while)")
 _OURS = re.compile(r"^eventveil\.schemas\.errors\.([A-Z]\w+): (.*)$")
 _PROBLEM = re.compile(r"(?:^|: )(EV\d{3}) \S")
 _OF_CLUSTER = re.compile(r"org\.apache\.flink\.runtime\.(?:io\.network|jobmanager\.scheduler|jobmaster|resourcemanager|rpc|taskexecutor)\.")
+_MADE = re.compile(r"StopWithSavepointStoppingException: A savepoint has been created at: ([a-z0-9]+:[^\s,]+), but")
 _STEP = re.compile(r" \[while running '[^']*'\]")
 
 
@@ -188,6 +189,10 @@ class FlinkRest:
         if not operation.get("location"):
             text = str(operation.get("failure-cause", {}).get("stack-trace", ""))
             why = _without_values(text)
+            if made := _MADE.search(text):
+                # Only then something failed: Flink would begin anew, from an earlier checkpoint.
+                self.cancel(job_id, max(1.0, deadline - time.monotonic()))
+                return made[1]
             raise StorageError.of("EV419", f"the savepoint cannot be made ({why})", "see Flink's log; the job goes on", file=self.address)
         self._until_ended(job_id, deadline)
         return str(operation["location"])

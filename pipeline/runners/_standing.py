@@ -8,12 +8,12 @@ from typing import Any
 from eventveil.pipeline.prepare import Live, ReadyJob
 from eventveil.pipeline.report.pulse import PolicyCounts
 from eventveil.pipeline.report.stop import RefusedGate
-from eventveil.pipeline.sources.stream import Stream
+from eventveil.pipeline.sources.stream import EngineStream
 
 __all__ = ["counts_of", "gate_of", "identity_of"]
 
 
-def identity_of(job: ReadyJob, stream: Stream) -> dict[str, Any]:
+def identity_of(job: ReadyJob, stream: EngineStream) -> dict[str, Any]:
     """What a checkpoint belongs to: another policy, keyring, stream or window does not go on from it."""
     variants = {
         variant.name: {

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, cast
 
 from eventveil.pipeline.checkpoint.carry import CarryWriter
 from eventveil.pipeline.checkpoint.folder import CheckpointFolder
@@ -28,7 +28,7 @@ from eventveil.pipeline.report.reporter import Reporter
 from eventveil.pipeline.runners._pass import Passed, run_pass
 from eventveil.pipeline.runners._standing import counts_of, gate_of, identity_of
 from eventveil.pipeline.sinks.kinds import MessageSink
-from eventveil.pipeline.sources.stream import Unreachable
+from eventveil.pipeline.sources.stream import Stream, Unreachable
 from eventveil.pipeline.sources.watermark import Watermark
 from eventveil.schemas.errors import EventveilError, LimitError, Problem, StorageError, remedy_for
 from eventveil.transforms.batch import Clock
@@ -175,7 +175,8 @@ class _Loop:
     def __init__(self, job: ReadyJob, live: Live, workers: int, drain: Drain, reporter: Reporter) -> None:
         self._job = job
         self._live = live
-        self._stream = live.stream
+        # What an engine alone can read is refused for this runner when the job is read.
+        self._stream = cast(Stream, live.stream)
         self._workers = workers
         self._drain = drain
         self._reporter = reporter

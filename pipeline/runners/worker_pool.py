@@ -9,12 +9,10 @@ A worker ends when the engine says so, when its connection to the engine is lost
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -26,9 +24,9 @@ from typing import Any, NoReturn
 
 import grpc  # type: ignore[import-untyped]
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
-from apache_beam.utils import thread_pool_executor
 
-from eventveil.schemas.errors import EventveilError, StorageError
+from eventveil.pipeline.runners._serving import serve
+from eventveil.schemas.errors import EventveilError
 
 __all__ = ["run_pool", "work"]
 
@@ -52,69 +50,20 @@ def run_pool(
     """Start workers for whoever asks, until SIGTERM, SIGINT or `ended`; then end them all.
 
     Args:
-        address: ``host:port`` to listen on; port 0 takes a free one.
-        insecure: allow an address that stands for every interface of the machine.
-        tell: called once, with the ``host:port`` where the pool answers.
-        warn: called with what whoever starts the pool must know.
+        address, insecure, tell, warn, ended: as for `serve`.
 
     Raises:
         StorageError: EV419 it cannot listen there, or may not.
     """
-    host, port, safe = _checked(address, insecure)
-    if not safe:
-        warn(f"whoever reaches {address} can run code on this machine: let nobody but the engine through to it")
     workers = _Workers()
-    options = [
-        ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.http2.max_ping_strikes", 0),
-        ("grpc.so_reuseport", 0),  # else two pools share a port, and each gets half of the calls
-    ]
-    server = grpc.server(thread_pool_executor.shared_unbounded_instance(), options=options)
-    beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(workers, server)
-    place = f"[{host}]" if ":" in host else host
+
+    def add(server: grpc.Server) -> None:
+        beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(workers, server)
+
     try:
-        bound = server.add_insecure_port(f"{place}:{port}")
-    except RuntimeError:
-        bound = 0
-    if not bound:
-        raise StorageError.of("EV419", f"the worker pool cannot listen on {address}", "name a free port of this machine")
-    over = ended or threading.Event()
-    before = _on_signals(over)
-    try:
-        server.start()
-        tell(f"{place}:{bound}")
-        over.wait()
+        serve("the worker pool", address, add, insecure=insecure, tell=tell, warn=warn, ended=ended)
     finally:
-        server.stop(0)
         workers.end()
-        for number, handler in before:
-            signal.signal(number, handler)
-
-
-def _checked(address: str, insecure: bool) -> tuple[str, int, bool]:
-    """Host, port, and whether only this machine can connect."""
-    host, _, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not port.isascii() or not port.isdigit() or int(port) > 65_535:
-        raise StorageError.of("EV419", "the address of a worker pool is host:port", "name it as in 127.0.0.1:50000")
-    try:
-        # Nothing before the colon means every interface.
-        found = [ipaddress.ip_address(each[4][0]) for each in socket.getaddrinfo(host or "0.0.0.0", None, type=socket.SOCK_STREAM)]  # noqa: S104
-    except OSError:
-        raise StorageError.of("EV419", f"{host} is no address of this machine", "name one, as 127.0.0.1:50000") from None
-    if any(each.is_unspecified for each in found) and not insecure:
-        raise StorageError.of(
-            "EV419",
-            f"{address} stands for every interface of this machine, and whoever reaches the pool can run code on it",
-            "name the one interface that the engine uses, or say --insecure",
-        )
-    return host or "0.0.0.0", int(port), all(each.is_loopback for each in found)  # noqa: S104
-
-
-def _on_signals(over: threading.Event) -> Sequence[tuple[int, Any]]:
-    if threading.current_thread() is not threading.main_thread():
-        return ()
-    return [(number, signal.signal(number, lambda *_: over.set())) for number in (signal.SIGTERM, signal.SIGINT)]
 
 
 class _Workers(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):

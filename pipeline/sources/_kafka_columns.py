@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import confluent_kafka as ck
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from eventveil.transforms.columns import Column
 
-__all__ = ["columns_of"]
+__all__ = ["columns_of", "columns_told"]
 
 Headers: TypeAlias = "list[tuple[str, bytes | None]] | None"
 
@@ -77,4 +77,9 @@ _COLUMNS = {
 
 def columns_of(messages: list[ck.Message], names: Sequence[str]) -> pa.RecordBatch:
     """Messages, none of them an error, as the raw columns of these names."""
-    return pa.RecordBatch.from_arrays([_COLUMNS[name].column(list(map(_COLUMNS[name].of, messages))) for name in names], list(names))
+    return columns_told({name: list(map(_COLUMNS[name].of, messages)) for name in names})
+
+
+def columns_told(told: Mapping[str, Sequence[Any]]) -> pa.RecordBatch:
+    """The raw columns of what messages say, by name; `time` and `appended` as pairs of the client's kind of timestamp and milliseconds."""
+    return pa.RecordBatch.from_arrays([_COLUMNS[name].column(answers) for name, answers in told.items()], list(told))

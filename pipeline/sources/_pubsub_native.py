@@ -1,32 +1,28 @@
 """Pub/Sub as Dataflow itself reads it: the service acknowledges, leaves out what it delivers twice, and knows how far time has come.
 
-Events are single for as short as can be: what is read is put together at once, in the same stage, into raw batches. A batch ends with its
-bundle, for what has not left by then would be lost with it.
+Events are single for as short as can be: what is read is put together at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.io.gcp.pubsub import PubsubMessage, ReadFromPubSub
-from apache_beam.transforms.window import GlobalWindows, TimestampedValue
-from apache_beam.utils.timestamp import Timestamp
 
 from eventveil.pipeline.sources._pubsub_pulls import position_of
+from eventveil.pipeline.sources._singles import BatchSingles, DecodeMessages
 from eventveil.pipeline.sources.decode_inside import DecodeInside, Decoding, tagged
 from eventveil.pipeline.sources.stream import State
-from eventveil.transforms.batch import Clock, Part, clock_of, with_clock, with_kind, with_part
-from eventveil.transforms.beam.guard import Step, guarded
+from eventveil.transforms.batch import Clock, Part, with_clock, with_kind, with_part
 from eventveil.transforms.beam.split import SplitByType
 from eventveil.transforms.columns import Column
 from eventveil.transforms.seal import Sealing
 
-__all__ = ["BatchMessages", "DecodeMessages", "NativeSubscription", "read_pubsub_native"]
+__all__ = ["BatchMessages", "NativeSubscription", "read_pubsub_native"]
 
 _INSTANT = pa.timestamp("us", "UTC")
 _ENTRY = pa.struct([pa.field("name", pa.string()), pa.field("value", pa.binary())])
@@ -56,57 +52,19 @@ def read_pubsub_native(
     return messages | "BatchMessages" >> beam.ParDo(BatchMessages(subscription, wants, batch_bytes)).with_output_types(pa.RecordBatch)
 
 
-class BatchMessages(Step):
+class BatchMessages(BatchSingles):
     """Messages of Pub/Sub -> raw batches; one ends with its bundle, or when it is large enough."""
 
     def __init__(self, subscription: str, wants: frozenset[str], batch_bytes: int) -> None:
+        super().__init__(batch_bytes)
         self._subscription = subscription
         self._wants = wants
-        self._batch_bytes = batch_bytes
 
-    def start_bundle(self) -> None:
-        self._held: list[PubsubMessage] = []
-        self._bytes = 0
-        self._earliest: Timestamp | None = None
+    def size_of(self, message: PubsubMessage) -> int:
+        return len(message.data) + sum(map(len, message.attributes.values()))
 
-    def process(self, message: PubsubMessage, stamp: Any = beam.DoFn.TimestampParam) -> Iterator[TimestampedValue]:
-        # Not guarded as a generator: it runs for every single message, and nothing of it reads a value.
-        self._held.append(message)
-        self._bytes += len(message.data) + sum(map(len, message.attributes.values()))
-        if self._earliest is None or stamp < self._earliest:
-            self._earliest = stamp
-        return self._full() if self._bytes >= self._batch_bytes else iter(())
-
-    @guarded
-    def _full(self) -> Iterator[TimestampedValue]:
-        stamp, batch = self._taken()
-        yield TimestampedValue(batch, stamp)
-
-    @guarded
-    def finish_bundle(self) -> Iterator[Any]:
-        if self._held:
-            stamp, batch = self._taken()
-            yield GlobalWindows.windowed_value(batch, stamp)
-
-    def _taken(self) -> tuple[Any, pa.RecordBatch]:
-        messages, stamp = self._held, self._earliest
-        self.start_bundle()
-        return stamp, _batch(messages, self._subscription, self._wants)
-
-
-class DecodeMessages(Step):
-    """Raw batches -> decoded ones and letters, each with its tag; times stay."""
-
-    def __init__(self, decode: DecodeInside) -> None:
-        self._decode = decode
-
-    def setup(self) -> None:
-        self._decode.setup()
-
-    @guarded
-    def process(self, raw: pa.RecordBatch) -> Iterator[Any]:
-        for tag, batch, _ in self._decode.process(raw, clock_of(raw).now or 0):
-            yield beam.pvalue.TaggedOutput(tag, batch)
+    def batches_of(self, messages: list[PubsubMessage]) -> Iterable[pa.RecordBatch]:
+        return [_batch(messages, self._subscription, self._wants)]
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from eventveil.transforms.beam.split import SplitByType
     from eventveil.transforms.seal import Sealing
 
-__all__ = ["EngineSource", "State", "Stream", "Unreachable"]
+__all__ = ["EngineSource", "EngineStream", "State", "Stream", "Unreachable"]
 
 State: TypeAlias = dict[str, Any]
 """JSON. Of Kafka: ``{"positions": {"orders/0": 17, ...}}``, the next offset to read; of a watched folder its own."""
 
 
-class Stream(Protocol):
-    """A source without an end. All but `next` and `begin` answer from what these last saw, and cost nothing."""
+class EngineStream(Protocol):
+    """A source without an end, as an engine needs it."""
 
     def identity(self) -> dict[str, Any]:
         """What makes two streams the same; a checkpoint is continued only by a stream of the same identity."""
@@ -38,6 +38,22 @@ class Stream(Protocol):
             Unreachable: EV413, for now. StorageError: EV413, for good.
         """
         ...
+
+    def close(self) -> None:
+        """Let go of clients and files."""
+        ...
+
+    def on_engine(self, engine: str, wants: frozenset[str], batch_bytes: int, idle_after_us: int) -> EngineSource:
+        """The same stream where an engine reads it. Raises PolicyError EV120 where none can.
+
+        Args:
+            engine: flink or dataflow. wants, batch_bytes: as for ranges. idle_after_us: as for the job.
+        """
+        ...
+
+
+class Stream(EngineStream, Protocol):
+    """One that can be read in slices, too. All but `next` and `begin` answer from what these last saw, and cost nothing."""
 
     def next(self, state: State, most_bytes: int) -> State | None:
         """The state behind the next slice, of about `most_bytes` at most; None: nothing is new.
@@ -69,18 +85,6 @@ class Stream(Protocol):
 
     def committed(self, state: State) -> None:
         """The checkpoint holds this state: tell whoever watches from outside. Never raises."""
-        ...
-
-    def close(self) -> None:
-        """Let go of clients and files."""
-        ...
-
-    def on_engine(self, engine: str, wants: frozenset[str], batch_bytes: int, idle_after_us: int) -> EngineSource:
-        """The same stream where an engine reads it. Raises PolicyError EV120 where none can.
-
-        Args:
-            engine: flink or dataflow. wants, batch_bytes: as for ranges. idle_after_us: as for the job.
-        """
         ...
 
 

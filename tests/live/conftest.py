@@ -266,7 +266,7 @@ def new_server(*options: str, **changed: str) -> Iterator[Server]:
 def flink_server(pubsub: str) -> Iterator[Server]:
     """Its workers run on the Python of the tests, import what lies in this folder, and know where Pub/Sub is."""
     path = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
-    with new_server("--with", "flink", EVENTVEIL_PYTHON=sys.executable, PYTHONPATH=path, PUBSUB_EMULATOR_HOST=pubsub) as server:
+    with new_server("--with", "flink,java", EVENTVEIL_PYTHON=sys.executable, PYTHONPATH=path, PUBSUB_EMULATOR_HOST=pubsub) as server:
         yield server
 
 

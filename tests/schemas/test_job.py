@@ -600,6 +600,44 @@ class TestWhereItRuns:
         assert "EV103 flink.master" in found
 
 
+class TestKafkaByJava:
+    INPUT = "checkpoint: s\ninput: {uri: 'kafka+java://b:1/orders?group=g', expansion_service: 'localhost:8097', client: {x.y: 1}}\n"
+
+    def test_is_read_on_an_engine(self) -> None:
+        found = read(TestWhereItRuns.FLINK + self.INPUT).input
+
+        assert StreamAddress("kafka+java", "b:1", ("orders",), "g") == found.stream
+        assert ("localhost:8097", (("x.y", "1"),)) == (found.expansion_service, found.client)
+
+    def test_and_not_on_this_machine(self) -> None:
+        (found,) = refused(self.INPUT)
+
+        assert "EV103 kafka+java:// is read by Java, on an engine, and this job runs on local" in found
+
+    def test_it_is_not_written(self) -> None:
+        (found,) = refused(TestWhereItRuns.FLINK + self.INPUT + "variants: [{policy: p, output: {uri: 'kafka+java://b:1/veiled'}}]\n")
+
+        assert "kafka+java:// is for what is read" in found
+
+    @pytest.mark.parametrize("setting", ["sasl.jaas.config: '${SECRET}'", "ssl.keystore.location: '${SECRET}'"])
+    def test_what_would_stand_in_the_graph(self, setting: str) -> None:
+        text = self.INPUT.replace("x.y: 1", setting)
+        (found,) = refused(TestWhereItRuns.FLINK + text, SECRET="hidden")
+
+        assert f"EV118 input.{setting.partition(':')[0]} would stand in the job's graph" in found
+        assert "hidden" not in found
+
+    def test_the_same_topic_is_not_written_by_another_name(self) -> None:
+        (found,) = refused(TestWhereItRuns.FLINK + self.INPUT + "variants: [{policy: p, output: {uri: 'kafka://b:1/orders'}}]\n")
+
+        assert "are one topic" in found
+
+    def test_an_expansion_service_is_for_it_alone(self) -> None:
+        (found,) = refused("checkpoint: s\ninput: {uri: 'kafka://b/orders', expansion_service: 'localhost:8097'}\n")
+
+        assert "EV103 input.expansion_service is for kafka+java://" in found
+
+
 class TestPubsub:
     def test_a_subscription_is_read_and_a_topic_written(self) -> None:
         output = "variants: [{policy: p, output: {uri: 'pubsub://shop/veiled', key: customer}}]\n"

@@ -13,7 +13,7 @@ import pytest
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
-COMMANDS = ["check", "preview", "keys", "run", "dead-letters", "version", "worker-pool"]
+COMMANDS = ["check", "preview", "keys", "run", "dead-letters", "version", "worker-pool", "expansion-service"]
 
 
 def test_help_lists_the_commands_as_they_are_used_and_every_exit_code(tmp_path: Path, eventveil: Run) -> None:

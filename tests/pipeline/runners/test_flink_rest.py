@@ -127,6 +127,24 @@ class TestWhatIsRefused:
             serve(answer).stop_with_savepoint(JOB, "file:///sp", drain=True)
         assert CANARY not in str(caught.value)
 
+    def test_a_savepoint_that_was_made_before_the_job_failed_to_stop(self, serve: Any) -> None:
+        kind = "org.apache.flink.runtime.scheduler.stopwithsavepoint.StopWithSavepointStoppingException"
+        text = f"{kind}: A savepoint has been created at: file:/sp/savepoint-1, but the corresponding job {JOB} failed during stopping."
+        cancelled: list[str] = []
+
+        def answer(method: str, path: str, _: bytes) -> tuple[int, bytes]:
+            if method == "POST":
+                return 202, b'{"request-id": "7"}'
+            if method == "PATCH":
+                cancelled.append(path)
+                return 202, b"{}"
+            if path.endswith("/savepoints/7"):
+                return 200, json.dumps({"status": {"id": "COMPLETED"}, "operation": {"failure-cause": {"stack-trace": text}}}).encode()
+            return 200, json.dumps({"state": "CANCELED" if cancelled else "RUNNING"}).encode()
+
+        assert "file:/sp/savepoint-1" == serve(answer).stop_with_savepoint(JOB)
+        assert [f"/jobs/{JOB}?mode=cancel"] == cancelled
+
     def test_a_savepoint_that_takes_too_long(self, serve: Any) -> None:
         def answer(method: str, *_: Any) -> tuple[int, bytes]:
             return 200, json.dumps({"request-id": "7"} if method == "POST" else {"status": {"id": "IN_PROGRESS"}}).encode()
