@@ -32,7 +32,7 @@ from eventveil.pipeline.graph import (
 from eventveil.pipeline.ledger import WindowLedger
 from eventveil.pipeline.prepare import Live, ReadyJob, Variant
 from eventveil.pipeline.sinks.atomic import create_file, make_folder
-from eventveil.pipeline.sinks.kinds import MessageSink, Sink
+from eventveil.pipeline.sinks.kinds import MessageSink, Sink, publish_messages
 from eventveil.pipeline.sinks.publish import Batches
 from eventveil.pipeline.sources.decode_inside import Decoding, decoded_tag
 from eventveil.pipeline.twins import without_twins
@@ -141,7 +141,7 @@ class PublishWindow:
             count(f"{shard.variant}|repeated", rows - left)
             rows = left
         if isinstance(sink, MessageSink):
-            sink.publish_window(load_keys(self._keys), kept, rows, size)
+            publish_messages(sink, load_keys(self._keys), kept, rows, size)
             return True
         if self._folder is None:
             return not sink.publish_window(shard.start_us, shard.pane, kept, rows, size).conflict

@@ -16,7 +16,7 @@ from apache_beam.metrics import Metrics
 from eventveil.pipeline.checkpoint.carry import CarryFile, SliceCarry, read_carry
 from eventveil.pipeline.checkpoint.seal import WindowSeals
 from eventveil.pipeline.gathering import Gathering, split_windows
-from eventveil.pipeline.sinks.kinds import MessageSink
+from eventveil.pipeline.sinks.kinds import MessageSink, publish_messages
 from eventveil.pipeline.twins import without_twins
 from eventveil.transforms.beam.guard import Step, guarded
 from eventveil.transforms.keys.derive import Keys
@@ -155,7 +155,7 @@ class PublishDue(Step):
         if rows < file.rows:
             Metrics.counter("eventveil", f"{file.variant}|repeated").inc(file.rows - rows)
         if isinstance(variant.sink, MessageSink):
-            variant.sink.publish_window(self._keys, kept, rows, file.length)
+            publish_messages(variant.sink, self._keys, kept, rows, file.length)
             return Fate(file.variant, due.start_us, file.rows, "published")
         unit = variant.sink.publish_window(due.start_us, due.pane, kept, rows, file.length)
         return Fate(file.variant, due.start_us, file.rows, "conflict" if unit.conflict else "published")

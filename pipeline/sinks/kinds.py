@@ -6,14 +6,14 @@ A sink is frozen and picklable, and holds neither a client nor a secret.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import pyarrow as pa
 
-from eventveil.pipeline.sinks.publish import Batches, Unit
+from eventveil.pipeline.sinks.publish import Batches, Unit, in_shards
 from eventveil.transforms.keys.derive import Keys
 
-__all__ = ["MessageSink", "MessageWriter", "PartSink", "Sink"]
+__all__ = ["MessageSink", "MessageWriter", "PartSink", "Sink", "publish_messages"]
 
 
 class PartSink(Protocol):
@@ -65,9 +65,31 @@ class MessageSink(Protocol):
 
     def writer(self, keys: Keys) -> MessageWriter: ...
 
-    def publish_window(self, keys: Keys, batches: Batches, rows: int, size: int) -> None:
-        """All rows of a window, in keyed order; over when all are there. Raises StorageError, Unreachable."""
+    @property
+    def order(self) -> Literal["keyed", "keep"]:
+        """Of the rows of a batch."""
         ...
+
+
+def publish_messages(sink: MessageSink, keys: Keys, batches: Batches, rows: int, size: int) -> None:
+    """Write all rows of a window; all are there when this returns. Published again, they come again, the same in every byte.
+
+    Args:
+        batches: gives the window's batches from the beginning each time it is called.
+        rows, size: how many rows there are, and roughly the bytes they take.
+
+    Raises:
+        Unreachable, StorageError: as of the sink's writer.
+    """
+    writer = sink.writer(keys)
+    try:
+        # Over the whole window, as in files: what a slice of the stream was, must not show.
+        for _, shard in in_shards(batches, rows, size, keep=sink.order == "keep"):
+            for batch in shard.to_batches():
+                writer.write(batch)
+        writer.flush()
+    finally:
+        writer.abandon()
 
 
 Sink: TypeAlias = PartSink | MessageSink

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from eventveil.pipeline.sinks._order import keyed_places
 from eventveil.pipeline.sinks._record_ids import RECORD_ID, Names, RecordIds, bytes_of, column_of, key_field, texts_of
-from eventveil.pipeline.sinks.publish import INTERNAL, Batches, in_shards
+from eventveil.pipeline.sinks.publish import INTERNAL
 from eventveil.pipeline.sources._pubsub_client import Connection, Project, connect, message_types
 from eventveil.pipeline.sources.stream import Unreachable
 from eventveil.schemas.errors import EventveilError, StorageError
@@ -108,26 +108,6 @@ class PubsubSink:
     def writer(self, keys: Keys) -> PubsubWriter:
         """What writes, in this process and with these keys."""
         return PubsubWriter(self, keys)
-
-    def publish_window(self, keys: Keys, batches: Batches, rows: int, size: int) -> None:
-        """Write all rows of a window; the service has them when this returns. Published again, they come again, the same in every byte.
-
-        Args:
-            batches: gives the window's batches from the beginning each time it is called.
-            rows, size: how many rows there are, and roughly the bytes they take.
-
-        Raises:
-            Unreachable, StorageError: as of `PubsubWriter`.
-        """
-        writer = self.writer(keys)
-        try:
-            # Over the whole window, as in files: what a slice of the stream was, must not show.
-            for _, shard in in_shards(batches, rows, size, keep=self.order == "keep"):
-                for batch in shard.to_batches():
-                    writer.write(batch)
-            writer.flush()
-        finally:
-            writer.abandon()
 
 
 class PubsubWriter:

@@ -14,7 +14,7 @@ from eventveil.pipeline.sinks import _producers
 from eventveil.pipeline.sinks._order import keyed_places
 from eventveil.pipeline.sinks._record_ids import RECORD_ID, Int64s, Names, RecordIds, bytes_of, column_of, key_field, texts_of
 from eventveil.pipeline.sinks._registry import register
-from eventveil.pipeline.sinks.publish import INTERNAL, Batches, in_shards
+from eventveil.pipeline.sinks.publish import INTERNAL
 from eventveil.schemas.errors import StorageError
 from eventveil.schemas.events.paths import EACH, Path, parse_path
 from eventveil.schemas.job import OutputDoc, RegistryDoc, StreamAddress
@@ -133,26 +133,6 @@ class TopicSink:
     def writer(self, keys: Keys) -> MessageWriter:
         """What writes, in this process and with these keys."""
         return MessageWriter(self, keys)
-
-    def publish_window(self, keys: Keys, batches: Batches, rows: int, size: int) -> None:
-        """Write all rows of a window; they are in the topic when this returns. Published again, they come again, the same in every byte.
-
-        Args:
-            batches: gives the window's batches from the beginning each time it is called.
-            rows, size: how many rows there are, and roughly the bytes they take.
-
-        Raises:
-            Unreachable, StorageError: as of `MessageWriter`.
-        """
-        writer = self.writer(keys)
-        try:
-            # Over the whole window, as in files: what a slice of the stream was, must not show.
-            for _, shard in in_shards(batches, rows, size, keep=self.order == "keep"):
-                for batch in shard.to_batches():
-                    writer.write(batch)
-            writer.flush()
-        finally:
-            writer.abandon()
 
 
 class MessageWriter:

@@ -20,7 +20,7 @@ import pytest
 pytest.importorskip("google.pubsub_v1")
 
 from eventveil.pipeline.sinks import pubsub as module
-from eventveil.pipeline.sinks.kinds import MessageSink
+from eventveil.pipeline.sinks.kinds import MessageSink, publish_messages
 from eventveil.pipeline.sinks.pubsub import PubsubSink
 from eventveil.pipeline.sources._pubsub_client import Connection, Project
 from eventveil.pipeline.sources.stream import Unreachable
@@ -127,7 +127,7 @@ class TestAWriter:
     def test_writes_all_of_a_window(self, desk: Any) -> None:
         batches = [batch_of(list(range(start, start + 500)), window=0) for start in range(0, 5_000, 500)]
 
-        sink_of(desk).publish_window(KEYS, lambda: iter(batches), 5_000, sum(batch.nbytes for batch in batches))
+        publish_messages(sink_of(desk), KEYS, lambda: iter(batches), 5_000, sum(batch.nbytes for batch in batches))
 
         assert sorted(json.loads(message.data)["n"] for message in taken(desk, 5_000)) == list(range(5_000))
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pytest
 
 from eventveil.pipeline.sinks import _producers
+from eventveil.pipeline.sinks.kinds import publish_messages
 from eventveil.pipeline.sinks.topic import RECORD_ID, TopicSink, topic_sink
 from eventveil.pipeline.sinks.write import WriteMessages
 from eventveil.pipeline.sources.kafka import Cluster
@@ -285,7 +286,7 @@ class TestTheOrder:
     def test_of_a_window_does_not_show_its_batches(self, cluster: Cluster, topic: str) -> None:
         rows = [(n * 7 % 50, {"name": "same", "n": n}) for n in range(50)]
         batches = [batch_of(rows[first : first + 10], [DAY] * 10) for first in range(0, 50, 10)]
-        sink_of(cluster, topic, key=("name",)).publish_window(KEYS, lambda: iter(batches), 50, 1 << 20)
+        publish_messages(sink_of(cluster, topic, key=("name",)), KEYS, lambda: iter(batches), 50, 1 << 20)
 
         assert sorted(rows, key=lambda one: one[0]) == [
             (n * 7 % 50, rows[n][1]) for n in (json.loads(one.value or b"")["n"] for one in read(cluster, topic, 50))
