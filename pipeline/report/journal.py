@@ -49,7 +49,7 @@ class Journal:
         now, last = self._clock(), self._last
         self._last = pulse
         self._tell_waiting(pulse, last, now)
-        if pulse.state == "starting":
+        if pulse.state == "starting" and (last is None or last.state != "starting"):
             names = [one.policy for one in pulse.policies]
             tell(logging.INFO, "started", job=pulse.job, slice=pulse.slice, policies=names, lag=pulse.lag)
             self._slice_at = now
