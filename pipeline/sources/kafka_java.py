@@ -122,6 +122,7 @@ class BatchRecords(BatchSingles):
         for message in messages:
             lanes.setdefault((message.topic, int(message.partition)), []).append(message)
         for (topic, partition), records in lanes.items():
+            # Row by row: Java gives single records, and this is where they become columns.
             batch = columns_told({name: [_TOLD[name](record) for record in records] for name in self._names})
             batch = with_part(with_kind(batch, "messages"), Part(f"{topic}/{partition}", int(records[0].offset)))
             yield with_clock(batch, Clock(now=time.time_ns() // 1000))

@@ -204,7 +204,8 @@ class TestReadTopics:
         with socket.create_server(("127.0.0.1", 0)) as listening:
             away = listening.getsockname()[1]
         job = reading(topic, registry=there._replace(netloc=f"127.0.0.1:{away}").geturl())
-        job.until(lambda: "EV414" in job.log.read_text())
+        # The decoder waits for half a minute, and then the source is told: what it had read must not be lost.
+        job.until(lambda: any("sources.kafka_stream" in line and "EV414" in line for line in job.log.read_text().splitlines()))
 
         with Forward(away, (there.hostname, there.port)):
             job.until(lambda: sum(map(len, job.positions().values())) >= 400)

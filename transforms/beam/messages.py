@@ -25,8 +25,8 @@ class AnonymizeMessages(beam.PTransform):
     """Anonymize single messages under a policy.
 
     Takes a PCollection of `bytes` or `str`, one message each. Gives two PCollections of the same type by name: ``events``, one anonymous
-    event each as JSON, and ``refused``, one letter each, a line of JSON that is sealed to the custodian. Single elements cost some ten
-    times what batches do: from Python use `Anonymize`.
+    event each as JSON, and ``refused``, one letter each, a line of JSON that is sealed to the custodian. Single elements cost far
+    more than batches do: from Python use `Anonymize`.
 
     Args:
         policy, keys, custodian, format, allow_loss, max_event_bytes: as for `Anonymize`. Files are read by whoever expands the
