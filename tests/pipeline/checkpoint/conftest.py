@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,17 @@ ROOT = bytes(range(32))
 
 def seals_of(keys: HeldKeys) -> WindowSeals:
     return WindowSeals(keys.domain("research"), WindowRule(Duration.parse("1min")))
+
+
+def opened_below(folder: Path) -> int:
+    """How many descriptors of this process are files below a folder: what other tests left open does not count."""
+    files = {(found.st_dev, found.st_ino) for found in (path.stat() for path in folder.rglob("*"))}
+    opened = 0
+    for name in os.listdir("/dev/fd"):
+        with suppress(OSError):  # that of the listing itself
+            found = os.fstat(int(name))
+            opened += (found.st_dev, found.st_ino) in files
+    return opened
 
 
 def batch_of(rows: Rows, part: Part | None = None) -> pa.RecordBatch:
@@ -113,6 +126,12 @@ def at(tmp_path: Path) -> Path:
 @pytest.fixture
 def batch() -> Callable[..., pa.RecordBatch]:
     return batch_of
+
+
+@pytest.fixture
+def opened(at: Path) -> Callable[[], int]:
+    """How many files of the checkpoint are open at the moment."""
+    return lambda: opened_below(at)
 
 
 @pytest.fixture

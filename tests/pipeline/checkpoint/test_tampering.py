@@ -152,13 +152,14 @@ class TestWhatIsRead:
 
         assert "was changed while this job used it" == refused(lambda: begun.finish())
 
-    def test_a_reader_that_does_not_read_to_the_end_leaves_nothing_open(self, begun: Any) -> None:
-        before = len(os.listdir("/dev/fd"))
+    def test_a_reader_that_does_not_read_to_the_end_leaves_nothing_open(self, begun: Any, opened: Callable[[], int]) -> None:
+        before = opened()
         reader = read_carry(begun.folder.carry("research", 0), begun.seals.of(0))
         next(reader)
+        during = opened()
         reader.close()
 
-        assert before == len(os.listdir("/dev/fd"))
+        assert (before + 1, before) == (during, opened())
 
 
 class TestWhatIsFoundAtTheBeginning:

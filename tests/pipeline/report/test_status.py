@@ -222,7 +222,7 @@ class TestWhereItWouldDisturb:
         assert "a warning\n" == (pipe.getvalue() if why == "no_terminal" else screen.text.replace("\r\n", "\n"))
 
     def test_it_ends_with_a_job_that_fails(self, terminal: Callable[..., Terminal]) -> None:
-        screen, before = terminal(), threading.active_count()
+        screen, before = terminal(), set(threading.enumerate())
 
         def fail() -> None:
             with StatusLine(lambda: "running", stream=screen.stream):
@@ -232,4 +232,4 @@ class TestWhereItWouldDisturb:
         with pytest.raises(ZeroDivisionError):
             fail()
 
-        assert (before, [""]) == (threading.active_count(), screen.screen())
+        assert (set(), [""]) == (set(threading.enumerate()) - before, screen.screen())
