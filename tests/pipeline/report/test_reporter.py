@@ -86,10 +86,11 @@ def running(stderr: int = subprocess.PIPE, **settings: Any) -> Iterator[Loop]:
                 stream.close()
 
 
-def read_terminal(handle: int) -> str:
+def read_terminal(handle: int, until: bytes | None = None) -> str:
+    """What is shown up to a text, or to the end."""
     text = b""
     try:
-        while got := os.read(handle, 4096):
+        while (until is None or until not in text) and (got := os.read(handle, 4096)):
             text += got
     except OSError:
         pass
@@ -141,10 +142,10 @@ class TestOnATerminal:
             loop.say(state="waiting", reason="EV413")
             loop.say(state="starting", lag=10, read=1_000_000)
             loop.say(state="running", lag=5, slice=1, read=1_000_000, refused=7)
-            time.sleep(1.2)
+            text = read_terminal(ours, b"lag 5")
             told = loop.say(fail="EV411")
             loop.end()
-        text = read_terminal(ours)
+        text += read_terminal(ours)
         os.close(ours)
 
         assert "False" == told

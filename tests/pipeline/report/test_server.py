@@ -31,6 +31,14 @@ def start() -> Iterator[Start]:
         yield begin
 
 
+def none_left(before: set[threading.Thread]) -> None:
+    """No thread but those of before, soon."""
+    end = time.monotonic() + 20
+    while left := set(threading.enumerate()) - before:
+        assert time.monotonic() < end, left
+        time.sleep(0.02)
+
+
 def asked(
     server: MetricsServer, method: str = "GET", path: str = "/metrics", body: bytes | None = None
 ) -> tuple[int, dict[str, str], bytes]:
@@ -131,9 +139,8 @@ class TestListening:
         before = set(threading.enumerate())
         with MetricsServer(Address("127.0.0.1", 0), {"/metrics": lambda: Answer(b"")}) as server:
             asked(server)
-        time.sleep(0.1)
 
-        assert not set(threading.enumerate()) - before
+        none_left(before)
         with pytest.raises(ConnectionRefusedError):
             asked(server)
 
@@ -244,22 +251,22 @@ class TestHostileClients:
         server, before = start(metrics=lambda: Answer(b"x" * (64 << 20))), set(threading.enumerate())
         with socket.create_connection((server.address.host, server.address.port), 10) as connection:
             connection.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
-            time.sleep(1.5)
-
-            assert not set(threading.enumerate()) - before
+            assert connection.recv(1)
+            none_left(before)
 
     def test_many_at_once_take_a_bounded_number_of_threads_and_go_by(self, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "_PATIENCE_S", 1.0)
-        server, before = start(), set(threading.enumerate())
+        server, before, most = start(), set(threading.enumerate()), 0
         with ExitStack() as stack:
             for _ in range(100):
                 stack.enter_context(socket.create_connection((server.address.host, server.address.port), 10))
-            time.sleep(0.3)
-            during = set(threading.enumerate()) - before
-            time.sleep(1.2)
+            end = time.monotonic() + 1.5
+            while time.monotonic() < end:
+                most = max(most, len(set(threading.enumerate()) - before))
+                time.sleep(0.02)
 
             assert 200 == asked(server)[0]
-        assert 0 < len(during) <= 16
+        assert 0 < most <= 16
 
     def test_who_leaves_at_once_hurts_nobody(self, start: Start, capfd: pytest.CaptureFixture[str]) -> None:
         server = start()

@@ -30,6 +30,7 @@ class Terminal:
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         self.stream: TextIO = os.fdopen(theirs, "w", encoding="utf-8")
         self._read = b""
+        self._marks = 0
         self._thread = threading.Thread(target=self._pump, daemon=True)
         self._thread.start()
 
@@ -42,8 +43,20 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        time.sleep(0.05)
-        return self._read.decode()
+        """All that was written so far: what comes before a mark of ours has come."""
+        self._marks += 1
+        os.write(self.stream.fileno(), b"\0")
+        end = time.monotonic() + 20
+        while self._read.count(b"\0") < self._marks:
+            assert time.monotonic() < end, "the terminal does not answer"
+            time.sleep(0.005)
+        return self._read.replace(b"\0", b"").decode()
+
+    def wait_for(self, text: str) -> None:
+        end = time.monotonic() + 20
+        while text not in self.text:
+            assert time.monotonic() < end, "it was not shown in time"
+            time.sleep(0.05)
 
     def screen(self) -> list[str]:
         """The lines as they stand: a carriage return goes back to the first column, and the rest of the line can be erased."""
@@ -119,7 +132,7 @@ class TestOnATerminal:
     def test_stands_while_it_is_entered_and_is_gone_afterwards(self, terminal: Callable[..., Terminal]) -> None:
         screen = terminal()
         with StatusLine(lambda: "running  lag 5", stream=screen.stream):
-            time.sleep(0.7)
+            screen.wait_for("lag 5")
             during = screen.screen()
 
         assert (["running  lag 5"], [""]) == (during, screen.screen())
@@ -131,16 +144,18 @@ class TestOnATerminal:
             asked.append(1)
             return f"running  lag {min(len(asked), 2)}"
 
+        began = time.monotonic()
         with StatusLine(line, stream=screen.stream):
-            time.sleep(1.8)
+            while len(asked) < 3:
+                time.sleep(0.01)
 
-        assert 3 == len(asked)
+        assert time.monotonic() - began >= 0.5 * len(asked)
         assert 2 == screen.text.count("running")
 
     def test_is_cut_to_the_width(self, terminal: Callable[..., Terminal]) -> None:
         screen = terminal(20)
         with StatusLine(lambda: "running  lag 12,345  5,120/s  windows 3", stream=screen.stream):
-            time.sleep(0.7)
+            screen.wait_for("lag 12,345")
             during = screen.screen()
 
         assert ["running  lag 12,345"] == during
@@ -148,7 +163,7 @@ class TestOnATerminal:
     def test_a_terminal_without_a_width_gets_a_common_one(self, terminal: Callable[..., Terminal]) -> None:
         screen = terminal(0)
         with StatusLine(lambda: "x" * 300, stream=screen.stream):
-            time.sleep(0.7)
+            screen.wait_for("x" * 79)
             during = screen.screen()
 
         assert ["x" * 79] == during
@@ -156,7 +171,7 @@ class TestOnATerminal:
     def test_what_is_said_stays_above_it(self, terminal: Callable[..., Terminal]) -> None:
         screen = terminal()
         with StatusLine(lambda: "running  lag 5", stream=screen.stream) as status:
-            time.sleep(0.7)
+            screen.wait_for("lag 5")
             status.say("12:00:00 warning refused")
             status.say("12:00:01 warning waiting")
             during = screen.screen()
@@ -168,7 +183,7 @@ class TestOnATerminal:
         for columns, expected in ((40, "waiting EV413\033[0m  lag 5"), (9, "waiting \033[0m")):
             screen = terminal(columns)
             with StatusLine(lambda: "waiting EV413  lag 5", stream=screen.stream):
-                time.sleep(0.7)
+                screen.wait_for("EV413" if columns == 40 else "waiting")
 
             assert f"\033[33m{expected}" in screen.text
 
@@ -176,7 +191,7 @@ class TestOnATerminal:
         monkeypatch.setenv("NO_COLOR", "1")
         screen = terminal()
         with StatusLine(lambda: "waiting EV413  lag 5", stream=screen.stream):
-            time.sleep(0.7)
+            screen.wait_for("EV413")
 
         assert "\033[33m" not in screen.text
         assert "waiting EV413" in screen.text
@@ -185,7 +200,7 @@ class TestOnATerminal:
         screen = terminal()
         with StatusLine(lambda: "run\033[2Jning", stream=screen.stream) as status:
             status.say("or\033]0;ders")
-            time.sleep(0.7)
+            screen.wait_for("ning")
 
         assert "\033[2J" not in screen.text
         assert "\033]" not in screen.text
@@ -198,7 +213,9 @@ class TestOnATerminal:
             time.sleep(0.6)
             shown = status.is_shown
             os.close(ours)
-            time.sleep(0.6)
+            end = time.monotonic() + 20
+            while status.is_shown and time.monotonic() < end:
+                time.sleep(0.05)
             status.say("nobody reads this")
 
         assert (True, False) == (shown, status.is_shown)
@@ -226,7 +243,7 @@ class TestWhereItWouldDisturb:
 
         def fail() -> None:
             with StatusLine(lambda: "running", stream=screen.stream):
-                time.sleep(0.6)
+                screen.wait_for("running")
                 1 / 0  # noqa: B018
 
         with pytest.raises(ZeroDivisionError):
