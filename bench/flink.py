@@ -33,18 +33,25 @@ ENOUGH_CORES = 4
 
 @dataclass(frozen=True)
 class Cluster:
-    """host:port of Flink and of its pool of workers, and the folder of its jars."""
+    """host:port of Flink and of its pool of workers, and the folder of its jars; with Kafka, host:port of that and of Beam for Java."""
 
     master: str
     pool: str
     jars: str
+    kafka: str = ""
+    java: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        """What a job says of it."""
+        return {"master": self.master, "worker_pool": self.pool, "job_server": self.jars}
 
 
 @contextmanager
-def flink(home: Path, task_managers: int) -> Iterator[Cluster]:
-    """A Flink that runs within the block."""
+def flink(home: Path, task_managers: int, with_kafka: bool = False) -> Iterator[Cluster]:
+    """A Flink that runs within the block, and with it, if asked, a Kafka and what reads it from Java."""
     down = [LOCAL / "down", "--home", home, "--purge"]
-    command = [LOCAL / "up", "--home", home, "--without", "kafka", "--with", "flink", "--task-managers", str(task_managers)]
+    with_what = ["--with", "flink,java"] if with_kafka else ["--without", "kafka", "--with", "flink"]
+    command = [LOCAL / "up", "--home", home, *with_what, "--task-managers", str(task_managers)]
     try:
         done = subprocess.run(
             [*command, "--while", str(os.getpid())],
@@ -54,7 +61,8 @@ def flink(home: Path, task_managers: int) -> Iterator[Cluster]:
         )
         if done.returncode:
             raise SystemExit(done.returncode)
-        yield Cluster(*((home / name).read_text().strip() for name in ("flink.address", "pool.address", "flink.jars")))
+        names = ["flink.address", "pool.address", "flink.jars", *(("kafka.address", "java.address") if with_kafka else ())]
+        yield Cluster(*((home / name).read_text().strip().removeprefix("kafka://") for name in names))
     finally:
         subprocess.run(down, check=False)
 
@@ -72,7 +80,7 @@ def seconds(source: Path, workers: int, cluster: Cluster | None) -> float:
         "workers": workers,
     }
     if cluster is not None:
-        job |= {"runner": "flink", "flink": {"master": cluster.master, "worker_pool": cluster.pool, "job_server": cluster.jars}}
+        job |= {"runner": "flink", "flink": cluster.as_json()}
     path = WORK / "job.yaml"
     path.write_text(json.dumps(job))
     began = time.perf_counter()

@@ -31,7 +31,7 @@ IDLE_S = 20.0
 LATENCY_S = 40.0
 RATE = 5_000
 ROLL_S = 2
-NO_KAFKAIO = "Beam's own KafkaIO: not measured: its reader is Java, and the runners of one machine start that in Docker alone"
+NO_KAFKAIO = "Beam's own KafkaIO: see kafka_on_flink.py; the runners of one machine start its Java in Docker alone"
 LOOP, FILE, LIVE = "loop: from Kafka to JSONL, memo", "job: from a file to Parquet", "job: from Kafka to Parquet"
 MEASUREMENTS = ("throughput", "idle", "latency")
 

@@ -91,6 +91,7 @@ class Live:
         slice_us: a slice begins so often, if something is there. idle_after_us: a silent lane is idle from then on.
         stop_when: how many events may be refused while it goes on; None: any number.
         from_latest: without a checkpoint, begin with what comes now.
+        single: an engine gets messages one by one, where other sources give batches.
     """
 
     stream: EngineStream
@@ -100,6 +101,7 @@ class Live:
     max_slice_bytes: int
     stop_when: StopWhen | None
     from_latest: bool = False
+    single: bool = False
 
 
 @dataclass(frozen=True)
@@ -305,6 +307,7 @@ def _live(job: Job) -> Live:
         max_slice_bytes=job.max_slice_bytes or MAX_SLICE_BYTES,
         stop_when=None if stop.is_never else stop,
         from_latest=isinstance(job.input.stream, StreamAddress) and job.input.stream.start == "latest",
+        single=isinstance(job.input.stream, StreamAddress) and job.input.stream.scheme == JAVA_KAFKA,
     )
 
 

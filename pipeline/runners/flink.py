@@ -34,6 +34,7 @@ __all__ = ["flink_options", "run_on_flink"]
 
 _POOL = "127.0.0.1:50000"
 _VERSION = "1.19"
+_SINGLE = 1_000
 _CHECKPOINTING_MS = 10_000
 _RESTARTS = 10
 _RESTARTS_IN_ALL = 1_000
@@ -75,8 +76,8 @@ def flink_options(job: ReadyJob, doc: FlinkDoc, workers: int, endpoint: str, nam
         # One Python process for each slot; else all slots of a TaskManager share one.
         "sdk_worker_parallelism": 1,
         # An element is a batch of thousands of events. With a larger bundle and checkpoints nothing ever flows; with a longer one
-        # event time stands still under load.
-        "max_bundle_size": 1,
+        # event time stands still under load. Single messages make a batch of what one bundle holds: some thirty a second otherwise.
+        "max_bundle_size": _SINGLE if job.live is not None and job.live.single else 1,
         "max_bundle_time_mills": 50,
         "pickle_library": "cloudpickle",
         # Over all its life, should nobody watch it: Flink does not count anew when a job gets on.

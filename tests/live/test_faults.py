@@ -638,13 +638,13 @@ class TestAskedToStop:
 
     def test_asked_twice_it_stops_at_once(self, place: Place) -> None:
         place.begin()
-        run = place.start()
-        place.wait_for_slices(place.random.randint(1, 3))
-        eventually((place.state / "intent.json").exists)
+        # In the midst of a slice, and for so long that it does not end between two signals.
+        run = place.start(pause={"place": f"{ATTEMPT}.write", "call": place.random.randint(1, 5), "seconds": 60})
+        eventually(lambda: "paused" in run.log.read_text("utf-8"), 60)
         run.process.send_signal(signal.SIGTERM)
         # Another one: of two equal signals that come together, one may be lost.
         run.process.send_signal(signal.SIGINT)
-        assert run.wait(5) == 130
+        assert run.wait(30) == 130
         place.load.close_windows()
         place.finish()
         place.check()

@@ -33,6 +33,10 @@ def test_a_stream_has_all_that_it_needs_to_flow() -> None:
     assert not [flag for flag in found if "shutdown_sources" in flag or "save_main" in flag or "dill" in flag]
 
 
+def test_single_messages_make_larger_bundles() -> None:
+    assert "--max_bundle_size=1000" in options(replace(STREAM, live=replace(LIVE, single=True)))
+
+
 def test_files_are_no_stream() -> None:
     assert not {"--streaming", "--externalized_checkpoints_enabled"} & set(options(FILES))
     assert not [flag for flag in options(FILES) if flag.startswith("--checkpointing")]
