@@ -219,7 +219,7 @@ class TestHostile:
         tracemalloc.stop()
 
         assert ["EV516"] * 10 == decoded.refused_codes
-        assert time.perf_counter() - begun < 1 and peak < 1 << 20
+        assert time.perf_counter() - begun < 10 and peak < 1 << 20
 
     @pytest.mark.parametrize(
         "unknown",

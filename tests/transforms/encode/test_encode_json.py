@@ -195,11 +195,14 @@ class TestSize:
     def test_no_row_is_touched_in_python(self) -> None:
         row = {"date": "2014-09-04T22:57:55", "who": "x" * 26, "n": 1, "group": [{"ref": 1, "delta": 2.5}, {"ref": 2, "delta": 1.0}]}
         batch = pa.RecordBatch.from_pylist([row] * 50_000)
-        begun = time.process_time()
-        encode_json(batch)
+        took = []
+        for _ in range(3):
+            begun = time.process_time()
+            encode_json(batch)
+            took.append(time.process_time() - begun)
 
         # 0.4 us a row on the machine of writing; a row through Python objects costs ten times that.
-        assert time.process_time() - begun < 0.15
+        assert min(took) < 0.15
 
 
 class TestSchema:
