@@ -40,7 +40,8 @@ def rate(scheme: str, cluster: Cluster, events: int, turn: int) -> float:
     job = {
         "job": "bench",
         "input": {
-            "uri": f"{scheme}://{cluster.kafka}/orders?group=bench-{turn}",
+            # A group of its own: KafkaIO would begin where another one has come to.
+            "uri": f"{scheme}://{cluster.kafka}/orders?group=bench-{scheme.replace('+', '-')}-{turn}",
             **({"expansion_service": cluster.java} if scheme == "kafka+java" else {}),
         },
         "variants": [{"policy": str(HERE / "policy.yaml"), "output": {"uri": str(folder / "out"), "format": "parquet"}}],

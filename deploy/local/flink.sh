@@ -12,7 +12,8 @@ is_master() { # PORT
 }
 
 # shellcheck disable=SC2207
-flags=(-XX:+UseSerialGC $(<"$here/flink/opens") "-Djava.util.logging.config.file=$here/flink/logging.properties")
+flags=(-XX:+UseSerialGC $(<"$here/flink/opens") -Dorg.slf4j.simpleLogger.showDateTime=true
+    '-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS' -Dorg.slf4j.simpleLogger.showThreadName=false)
 
 start_flink() {
     local number rest='' fresh='' python=${EVENTVEIL_PYTHON:-python3}

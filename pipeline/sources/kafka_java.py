@@ -1,6 +1,6 @@
 """Kafka read by Beam's own source for Java, where an engine runs Java beside Python; for those who need one of its features.
 
-Every message crosses from Java to Python by itself, where our own source takes thousands at once: expect a fraction of its speed.
+Every message crosses from Java to Python by itself, where our own source takes thousands at once: expect some third of its speed.
 Where the job begins, and what it does about messages that are gone, is KafkaIO's: it begins where somebody has committed for its
 consumer group, tells that group nothing, and skips what retention has removed. A batch has the time at which it was read.
 """
