@@ -644,7 +644,7 @@ class TestAskedToStop:
         run.process.send_signal(signal.SIGTERM)
         # Another one: of two equal signals that come together, one may be lost.
         run.process.send_signal(signal.SIGINT)
-        assert run.wait(30) == 130
+        assert run.wait(5) == 130
         place.load.close_windows()
         place.finish()
         place.check()

@@ -227,8 +227,7 @@ class TestAJob:
 
         assert set(numbers(out)) == set(range(max(numbers(out)) + 1))
         rest.cancel(job)
-        # Beam neither stops nor leaves alone a worker that an attempt asked for and did not wait for: one may be left.
-        until(lambda: len(workers(flink)) <= 1 and not before & set(workers(flink)))
+        until(lambda: not workers(flink))
 
 
 def workers(flink: Any) -> list[int]:

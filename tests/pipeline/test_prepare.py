@@ -105,6 +105,18 @@ class TestGathering:
         assert ready(folder, watch=False, checkpoint=None).variants[0].gathering is None
 
 
+class TestSingleMessages:
+    @pytest.mark.parametrize(("scheme", "expected"), [("kafka", False), ("kafka+java", True)])
+    def test_come_from_java_alone(self, folder: Path, scheme: str, expected: bool) -> None:
+        pytest.importorskip("confluent_kafka", reason="needs eventveil[kafka]")
+        where = {"watch": None, "runner": "flink", "flink": {"master": "localhost:8081"}}
+
+        live = ready(folder, input={"uri": f"{scheme}://localhost:9/orders?group=g"}, **where).live
+
+        assert live is not None
+        assert expected == live.single
+
+
 class TestTogether:
     def test_values_that_are_numbered_together_wait_for_the_same_window(self, folder: Path) -> None:
         found = refused(folder, {"who": NUMBERED}, {"who": NUMBERED, "window": "window: 1d"})

@@ -32,8 +32,8 @@ def start() -> Iterator[Start]:
 
 
 def none_left(before: set[threading.Thread]) -> None:
-    """No thread but those of before, soon."""
-    end = time.monotonic() + 20
+    """No thread but those of before, and before a client's patience of 5 s would have ended anyhow."""
+    end = time.monotonic() + 3
     while left := set(threading.enumerate()) - before:
         assert time.monotonic() < end, left
         time.sleep(0.02)
@@ -233,18 +233,18 @@ class TestHostileClients:
                 sent += connection.send(b"a" * 65536)
 
         assert sent < 64 << 20
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 3
 
     def test_a_head_that_drips_is_given_up_after_a_while_as_a_whole(self, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "_PATIENCE_S", 0.5)
         server = start()
         began = time.monotonic()
         with socket.create_connection((server.address.host, server.address.port), 10) as connection, suppress(ConnectionError):
-            for _ in range(200):
+            for _ in range(50):
                 connection.sendall(b"a")
                 time.sleep(0.1)
 
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 3
 
     def test_who_reads_nothing_is_given_up_too(self, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "_PATIENCE_S", 0.5)

@@ -213,13 +213,13 @@ class TestHostile:
     def test_lengths_cost_nothing(self, kind: Any, value: bytes) -> None:
         decoder = AvroDecoder(parse_avro(record(("v", kind)), ""))
         tracemalloc.start()
-        begun = time.perf_counter()
+        begun = time.process_time()
         decoded = decoder.decode(pa.array([value] * 10))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
 
         assert ["EV516"] * 10 == decoded.refused_codes
-        assert time.perf_counter() - begun < 10 and peak < 1 << 20
+        assert time.process_time() - begun < 1 and peak < 1 << 20
 
     @pytest.mark.parametrize(
         "unknown",
