@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Mapping
-from typing import Any
 
 from eventveil.pipeline.prepare import ReadyJob
 from eventveil.pipeline.report.reporter import Reporter
 from eventveil.pipeline.report.server import Address
 from eventveil.pipeline.runners.slices import Drain, run
+from eventveil.pipeline.signals import answered
 from eventveil.schemas.errors import EventveilError
 from eventveil.schemas.job import Job
 from eventveil.transforms.beam.guard import internal_error
@@ -28,8 +27,10 @@ def run_live(
     """
     drain = Drain()
     metrics = None if job.metrics is None else Address.parse(job.metrics)
-    with Reporter(ready.name, metrics=metrics, log_json=log_json, quiet=quiet, debug=debug) as reporter:
-        _drain_on_signals(drain)
+    with (
+        Reporter(ready.name, metrics=metrics, log_json=log_json, quiet=quiet, debug=debug) as reporter,
+        answered(lambda: _ask(drain)),
+    ):
         try:
             if ready.runner == "flink":
                 from eventveil.pipeline.runners.flink import run_on_flink
@@ -44,16 +45,11 @@ def run_live(
             raise told from None
 
 
-def _drain_on_signals(drain: Drain) -> None:
-    def ask(*_: Any) -> None:
-        if drain.is_asked:
-            # Nothing is lost: the next run does the unfinished slice again.
-            os._exit(130)
-        drain.ask()
-        if sys.stderr.isatty():
-            # Not by print: it may be what the signal has interrupted, and takes nobody in a second time.
-            os.write(sys.stderr.fileno(), b"\nfinishing what is at hand; once more to stop at once\n")
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, ask)
+def _ask(drain: Drain) -> None:
+    if drain.is_asked:
+        # Nothing is lost: the next run does the unfinished slice again.
+        os._exit(130)
+    drain.ask()
+    if sys.stderr.isatty():
+        # Not by print: a print under way holds its lock, and may be what never ends.
+        os.write(sys.stderr.fileno(), b"\nfinishing what is at hand; once more to stop at once\n")

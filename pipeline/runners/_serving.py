@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-import signal
 import socket
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import grpc  # type: ignore[import-untyped]
 from apache_beam.utils import thread_pool_executor
 
+from eventveil.pipeline.signals import answered
 from eventveil.schemas.errors import StorageError
 
 __all__ = ["serve"]
@@ -57,15 +56,13 @@ def serve(
     if not bound:
         raise StorageError.of("EV419", f"{what} cannot listen on {address}", "name a free port of this machine")
     over = ended or threading.Event()
-    before = _on_signals(over)
-    try:
-        server.start()
-        tell(f"{place}:{bound}")
-        over.wait()
-    finally:
-        server.stop(0)
-        for number, handler in before:
-            signal.signal(number, handler)
+    with answered(over.set):
+        try:
+            server.start()
+            tell(f"{place}:{bound}")
+            over.wait()
+        finally:
+            server.stop(0)
 
 
 def _checked(what: str, address: str, insecure: bool) -> tuple[str, int, bool]:
@@ -86,9 +83,3 @@ def _checked(what: str, address: str, insecure: bool) -> tuple[str, int, bool]:
             "name the one interface that the engine uses, or say --insecure",
         )
     return host or "0.0.0.0", int(port), all(each.is_loopback for each in found)  # noqa: S104
-
-
-def _on_signals(over: threading.Event) -> Sequence[tuple[int, Any]]:
-    if threading.current_thread() is not threading.main_thread():
-        return ()
-    return [(number, signal.signal(number, lambda *_: over.set())) for number in (signal.SIGTERM, signal.SIGINT)]

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from queue import Empty, SimpleQueue
 from typing import Any, cast
 
 from eventveil.pipeline.checkpoint.carry import CarryWriter
@@ -45,24 +44,18 @@ class Drain:
     """Asked to stop: the slice at hand is finished, and no further one begun."""
 
     def __init__(self) -> None:
-        self._is_asked = False
-        # Asked by a signal's handler, in the midst of whatever its thread does: an Event that this thread is just about to wait for
-        # would never be free again, and a SimpleQueue is made for it.
-        self._asked: SimpleQueue[None] = SimpleQueue()
+        self._asked = threading.Event()
 
     def ask(self) -> None:
-        self._is_asked = True
-        self._asked.put(None)
+        self._asked.set()
 
     @property
     def is_asked(self) -> bool:
-        return self._is_asked
+        return self._asked.is_set()
 
     def wait(self, seconds: float) -> None:
         """Sleep, unless asked."""
-        if not self._is_asked:
-            with suppress(Empty):
-                self._asked.get(timeout=max(0.0, seconds))
+        self._asked.wait(max(0.0, seconds))
 
 
 @dataclass
