@@ -64,17 +64,11 @@ class Place:
         text = JOB.format(input=self.input, output=self.output, refused=self.refused, workers=self.workers)
         (self.folder / "job.yaml").write_text(text)
 
-        def before() -> None:
-            # A shell without job control starts what runs in the background with SIGINT ignored.
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            if preexec is not None:
-                preexec()
-
         return subprocess.Popen(
             [*COMMAND, "run", "job.yaml", "--quiet"],
             cwd=self.folder,
             text=True,
-            preexec_fn=before,
+            preexec_fn=preexec,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )

@@ -36,10 +36,8 @@ def start(surroundings: dict[str, str]) -> subprocess.Popen[str]:
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        # Its own group, as in a terminal: Ctrl-C is for all that it runs. A shell without job control starts what runs in the
-        # background with SIGINT ignored.
+        # Its own group, as in a terminal: Ctrl-C is for all that it runs.
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 

@@ -232,12 +232,7 @@ class TestInterrupted:
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_up_ends_what_it_has_begun(self, new_broker: Callable[[], Any], number: signal.Signals) -> None:
         broker = new_broker()
-        with subprocess.Popen(
-            [LOCAL / "up", "--home", broker.home],
-            stderr=subprocess.DEVNULL,
-            # A shell without job control starts what runs in the background with SIGINT ignored.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        ) as up:
+        with subprocess.Popen([LOCAL / "up", "--home", broker.home], stderr=subprocess.DEVNULL) as up:
             deadline = time.monotonic() + 60
             while not (broker.home / "kafka.pid").exists() and time.monotonic() < deadline:
                 time.sleep(0.05)
