@@ -4,7 +4,8 @@ Beam's own binds every interface, takes ``python`` from the PATH and prints what
 unless told otherwise, and its workers run on the interpreter that it runs on itself. Beam knows no password here: whoever reaches the
 pool can run code as the user that it runs as.
 
-A worker ends when the engine says so, when its connection to the engine is lost, and when the pool ends, however it ends.
+A worker ends when the engine says so, when its connection to the engine is lost, when whoever asked for it gives up before it is there,
+and when the pool ends, however it ends.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -31,6 +34,8 @@ from eventveil.schemas.errors import EventveilError
 __all__ = ["run_pool", "work"]
 
 _GRACE_S = 3.0
+_LOOK_S = 0.2
+_POOL = 0  # a worker's line to its pool stands where standard input does
 # Without the working folder on the path: what lies there is not what the pool itself would import.
 _WORKER = (
     "import sys; sys.path = [place for place in sys.path if place]; "
@@ -79,10 +84,17 @@ class _Workers(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         self._over = False
 
     def StartWorker(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
+        asked = (context.peer(), request.worker_id)
         try:
-            self._start((context.peer(), request.worker_id), request.control_endpoint.url)
+            process, line = self._start(asked, request.control_endpoint.url)
         except Exception as error:  # noqa: BLE001 - the engine is told, and asks again
             return beam_fn_api_pb2.StartWorkerResponse(error=f"the worker cannot be started: {type(error).__name__}")
+        connected = _connected(line, context)
+        if not connected:
+            _end([process])
+        threading.Thread(target=self._reap, args=(asked, process, line), daemon=True).start()
+        if not connected:
+            return beam_fn_api_pb2.StartWorkerResponse(error=f"the worker ended with {process.returncode} before it reached the engine")
         return beam_fn_api_pb2.StartWorkerResponse()
 
     def StopWorker(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
@@ -92,22 +104,23 @@ class _Workers(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
             _end([process])
         return beam_fn_api_pb2.StopWorkerResponse()
 
-    def _start(self, asked: tuple[str, str], control: str) -> None:
+    def _start(self, asked: tuple[str, str], control: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
         with self._lock:
             if self._over:
                 raise RuntimeError
             former = self._running.pop(asked, None)
-            # It reads from this pipe, and sees its end when the pool is gone, even by kill -9.
-            process = subprocess.Popen([sys.executable, "-c", _WORKER, control, asked[1]], stdin=subprocess.PIPE)  # noqa: S603
+            line, its = socket.socketpair()
+            with its:
+                # It says on this line that it is connected, and sees its end when the pool is gone, even by kill -9.
+                process = subprocess.Popen([sys.executable, "-c", _WORKER, control, asked[1]], stdin=its.fileno())  # noqa: S603
             self._running[asked] = process
-        threading.Thread(target=self._reap, args=(asked, process), daemon=True).start()
         if former:
             _end([former])
+        return process, line
 
-    def _reap(self, asked: tuple[str, str], process: subprocess.Popen[bytes]) -> None:
+    def _reap(self, asked: tuple[str, str], process: subprocess.Popen[bytes], line: socket.socket) -> None:
         process.wait()
-        assert process.stdin is not None
-        process.stdin.close()
+        line.close()
         with self._lock:
             if self._running.get(asked) is process:
                 del self._running[asked]
@@ -118,6 +131,18 @@ class _Workers(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
             left = list(self._running.values())
             self._running.clear()
         _end(left)
+
+
+def _connected(line: socket.socket, context: Any) -> bool:
+    """Wait until a worker is; it is not when it has ended, or when nobody waits for it any more.
+
+    An engine whose attempt is cancelled meanwhile does not say so: it would leave the worker connected to a server that nobody uses.
+    """
+    line.settimeout(_LOOK_S)
+    while context.is_active():
+        with suppress(TimeoutError):
+            return bool(line.recv(1)) and bool(context.is_active())
+    return False
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -151,7 +176,9 @@ def work(control: str, name: str) -> NoReturn:
     code = 1
     try:
         # The state cache measures each entry by a walk through all loaded modules.
-        sdk_worker.SdkHarness(control, worker_id=name, state_cache_size=0, data_buffer_time_limit_ms=0).run()
+        harness = sdk_worker.SdkHarness(control, worker_id=name, state_cache_size=0, data_buffer_time_limit_ms=0)
+        os.write(_POOL, b".")
+        harness.run()
         code = 0
     except Exception as error:  # noqa: BLE001 - the engine is gone: who it was, and what it said, is of no use here
         sys.stderr.write(f"worker {name}: {type(error).__name__}, it ends\n")
@@ -163,8 +190,10 @@ def work(control: str, name: str) -> NoReturn:
 
 
 def _end_with_pool() -> None:
-    while os.read(0, 1024):
-        pass
+    # An error when the pool has not read what stands in the line.
+    with suppress(OSError):
+        while os.read(_POOL, 1024):
+            pass
     os._exit(1)
 
 

@@ -87,18 +87,21 @@ class Pool:
                 found.append(int(path.parent.name))
         return sorted(found)
 
-    def close(self) -> str:
+    def disconnect(self) -> None:
         for channel in self._channels:
             channel.close()
+
+    def close(self) -> str:
+        self.disconnect()
         if self.process.poll() is None:
             self.process.terminate()
         return self.process.communicate(timeout=20)[1]
 
 
 def start(client: Any, engine: Engine, name: str = "1-1") -> None:
-    answer = client.StartWorker(api.StartWorkerRequest(worker_id=name, control_endpoint={"url": engine.url}), timeout=20)
+    answer = client.StartWorker(api.StartWorkerRequest(worker_id=name, control_endpoint={"url": engine.url}), timeout=60)
     assert answer.error == ""
-    assert engine.connected.get(timeout=60) == name
+    assert engine.connected.get(timeout=10) == name
 
 
 def runs(process: int) -> bool:
@@ -161,6 +164,25 @@ class TestAWorkerEnds:
         assert soon(lambda: not Path(f"/proc/{worker}").exists())  # reaped
         assert pool.process.poll() is None
 
+    @pytest.mark.parametrize("how", ["cancelled", "connection lost"])
+    def test_when_whoever_asked_for_it_gives_up_before_it_is_there(self, pool: Pool, how: str) -> None:
+        # Takes connections, and never answers on them.
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url = f"127.0.0.1:{silent.getsockname()[1]}"
+            asked = pool.client().StartWorker.future(api.StartWorkerRequest(worker_id="1-1", control_endpoint={"url": url}))
+            assert soon(lambda: len(pool.workers()) == 1)
+            (worker,) = pool.workers()
+            silent.settimeout(60)
+            with silent.accept()[0]:
+                if how == "cancelled":
+                    asked.cancel()
+                else:
+                    pool.disconnect()
+
+                assert soon(lambda: not runs(worker))
+        assert soon(lambda: not Path(f"/proc/{worker}").exists())  # reaped
+        assert pool.process.poll() is None
+
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
     def test_when_the_pool_ends_however_it_ends(self, pool: Pool, engine: Engine, number: signal.Signals) -> None:
         start(pool.client(), engine)
@@ -169,6 +191,17 @@ class TestAWorkerEnds:
 
         assert pool.process.wait(10) == (-number if number == signal.SIGKILL else 0)
         assert soon(lambda: not runs(worker))
+
+
+class TestAWorkerThatCannotStart:
+    def test_is_told_to_whoever_asked_for_it(self, pool: Pool) -> None:
+        """Beam's runner would wait for it for ever."""
+        asked = pool.client().StartWorker.future(api.StartWorkerRequest(worker_id="1-1", control_endpoint={"url": "127.0.0.1:1"}))
+        assert soon(lambda: len(pool.workers()) == 1)
+        os.kill(*pool.workers(), signal.SIGKILL)
+
+        assert asked.result(timeout=20).error == "the worker ended with -9 before it reached the engine"
+        assert pool.workers() == []
 
 
 class TestTwoTaskManagers:
