@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Message", "Producer", "park", "take"]
 
-Message = tuple[bytes | None, bytes, int, list[tuple[str, bytes]]]
+Message = tuple[bytes, bytes, int, list[tuple[str, bytes]]]
 """Value, key, milliseconds since 1970, headers."""
 
 _WANTED = {

@@ -23,7 +23,6 @@ from eventveil.transforms.encode.avro_events import output_avro_schema
 from eventveil.transforms.encode.json_events import encode_json
 from eventveil.transforms.encode.messages import avro_messages, json_messages, wire_header
 from eventveil.transforms.keys.derive import Keys
-from eventveil.transforms.keys.prf import base32, macs
 from eventveil.transforms.plan import Plan
 from eventveil.transforms.times import instants
 from eventveil.transforms.windows import WindowRule
@@ -158,22 +157,6 @@ class MessageWriter:
         """Hand the rows of a veiled batch over: in keyed order, unless the sink keeps theirs."""
         if batch.num_rows:
             self._send(self._messages(batch))
-
-    def write_tombstones(self, keys: pa.Array[Any], at_us: int | None = None) -> None:
-        """Say that what these keys stand for is gone: messages without a value.
-
-        Args:
-            keys: of the output field that is the message's key, treated as it is there; none is null.
-            at_us: their time, microseconds since 1970; None: that of rows which have no other.
-        """
-        if keys.null_count:
-            raise ValueError("a tombstone needs a key")
-        if not len(keys):
-            return
-        texts = texts_of(keys)
-        ids = base32(macs("blake2b", [self._keys.for_domain("record", "tombstone")], None, pa.array(texts, pa.binary()), 16))
-        millis = _millis(np.array([self._sink.started_us if at_us is None else at_us]))[0]
-        self._send((None, key, millis, self._ids.entries(one)) for key, one in zip(texts, bytes_of(ids)))
 
     def flush(self) -> None:
         """Wait until the broker has acknowledged everything."""

@@ -38,9 +38,6 @@ class Path:
         last = max((i + 1 for i, step in enumerate(self.steps) if step == EACH), default=0)
         return self.steps[:last]
 
-    def is_below(self, other: Path) -> bool:
-        return len(self.steps) > len(other.steps) and self.steps[: len(other.steps)] == other.steps
-
 
 def parse_path(text: str) -> Path | None:
     """The path that `text` writes, or None if it writes none."""

@@ -188,20 +188,6 @@ class TestAMessage:
         assert (1, "name 1") == (found["n"], found["name"])
         assert b"" == value.read()
 
-    def test_of_a_tombstone_has_a_key_and_no_value(self, cluster: Cluster, topic: str) -> None:
-        writer = sink_of(cluster, topic, key=("name",)).writer(KEYS)
-        writer.write_tombstones(pa.array(["name 1"]), 5_000_000)
-        writer.flush()
-        seen = read(cluster, topic, 1)[0]
-
-        assert (b"name 1", None, 5_000) == (seen.key, seen.value, seen.timestamp)
-        assert "orders" == seen.headers["eventveil-policy"]
-        assert seen.headers[RECORD_ID] != "name 1"
-
-    def test_of_a_tombstone_needs_a_key(self, cluster: Cluster, topic: str) -> None:
-        with pytest.raises(ValueError, match="needs a key"):
-            sink_of(cluster, topic).writer(KEYS).write_tombstones(pa.array(["a", None]))
-
 
 class TestTheTimestamp:
     def test_is_the_outputs_time_where_it_has_one(self, cluster: Cluster, topic: str) -> None:

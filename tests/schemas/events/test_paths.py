@@ -76,11 +76,3 @@ def test_the_lists_of_a_path_are_what_two_leaves_of_one_element_share() -> None:
 
     assert first is not None and second is not None
     assert ("a", "[]", "b", "[]") == first.lists == second.lists
-
-
-@pytest.mark.parametrize(("path", "other", "expected"), [("a.b", "a", True), ("a", "a", False), ("ab", "a", False), ("a[].b", "a", True)])
-def test_below(path: str, other: str, expected: bool) -> None:
-    first, second = parse_path(path), parse_path(other)
-
-    assert first is not None and second is not None
-    assert expected == first.is_below(second)
