@@ -1,12 +1,5 @@
 # Sourced by ./up: Flink (a JobManager and TaskManagers of one slot), and the pool that starts Beam's Python workers for it.
 
-counts_workers() { # PORT: it answers, and as many TaskManagers as there should be have registered
-    local answer registered
-    answer=$(get "$1" /overview) || return 1
-    registered=$(sed -n 's/.*"taskmanagers":\([0-9]*\).*/\1/p' <<<"$answer")
-    ((${registered:-0} >= task_managers))
-}
-
 is_master() { # PORT
     get "$1" /overview >/dev/null
 }
@@ -16,7 +9,7 @@ flags=(-XX:+UseSerialGC $(<"$here/flink/opens") -Dorg.slf4j.simpleLogger.showDat
     '-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS' -Dorg.slf4j.simpleLogger.showThreadName=false)
 
 start_flink() {
-    local number rest='' fresh='' python=${EVENTVEIL_PYTHON:-python3}
+    local number rest='' fresh='' python=${EVENTVEIL_PYTHON:-python3} deadline
     need_java
     running pool >/dev/null || need_eventveil
     fetch flink copy-dependencies 1.19-
@@ -31,15 +24,9 @@ start_flink() {
         start_job_manager
         fresh=yes
     fi
-    for ((number = 1; number <= task_managers; number++)); do
-        ! running "taskmanager-$number" >/dev/null || continue
-        keep_log "taskmanager-$number"
-        [[ -z $fresh ]] || begun+=("taskmanager-$number")
-        launch "taskmanager-$number" java "${flags[@]}" -Xms64m -Xmx512m -XX:MaxDirectMemorySize=320m -XX:MaxMetaspaceSize=256m \
-            -cp "$jars/*" org.apache.flink.runtime.taskexecutor.TaskManagerRunner \
-            --configDir "$home/flink/conf" "-Dtaskmanager.resource-id=taskmanager-$number"
-    done
-    if ! await flink counts_workers "$rest"; then
+    deadline=$((SECONDS + seconds))
+    # Once more: one that was killed just now may have been seen to run.
+    if ! start_task_managers && ! start_task_managers; then
         for ((number = 1; number <= task_managers; number++)); do
             running "taskmanager-$number" >/dev/null || give_up "taskmanager-$number"
         done
@@ -48,6 +35,35 @@ start_flink() {
     printf '127.0.0.1:%s\n' "$rest" >flink.address
     start_pool
     begun=()
+}
+
+start_task_managers() { # those that do not run; fails when one ends before all have registered, or at the `deadline`
+    local number
+    for ((number = 1; number <= task_managers; number++)); do
+        ! running "taskmanager-$number" >/dev/null || continue
+        keep_log "taskmanager-$number"
+        [[ -z $fresh ]] || begun+=("taskmanager-$number")
+        launch "taskmanager-$number" java "${flags[@]}" -Xms64m -Xmx512m -XX:MaxDirectMemorySize=320m -XX:MaxMetaspaceSize=256m \
+            -cp "$jars/*" org.apache.flink.runtime.taskexecutor.TaskManagerRunner \
+            --configDir "$home/flink/conf" "-Dtaskmanager.resource-id=taskmanager-$number"
+    done
+    until have_registered 2>/dev/null; do
+        running flink >/dev/null && ((SECONDS < deadline)) || return 1
+        for ((number = 1; number <= task_managers; number++)); do
+            running "taskmanager-$number" >/dev/null || return 1
+        done
+        sleep 0.1
+    done
+}
+
+have_registered() { # as many TaskManagers as there should be, and these very processes: for a while the master counts one that was killed
+    local answer registered number
+    answer=$(get "$rest" /overview) || return 1
+    registered=$(sed -n 's/.*"taskmanagers":\([0-9]*\).*/\1/p' <<<"$answer")
+    ((${registered:-0} >= task_managers)) || return 1
+    for ((number = 1; number <= task_managers; number++)); do
+        running "taskmanager-$number" >/dev/null && grep -q 'Successful registration at resource manager' "taskmanager-$number.log" || return 1
+    done
 }
 
 start_job_manager() { # sets `rest`, and puts itself under `begun`

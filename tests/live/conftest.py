@@ -246,6 +246,12 @@ class Server(Broker):
     def start(self, *options: str) -> None:
         super().start("--without", "kafka", *self.options, *options)
 
+    def kill_part(self, name: str) -> None:
+        """kill -9; returns when it is gone: what is just dying, `up` takes for running."""
+        os.kill(int((self.home / f"{name}.pid").read_text().split()[0]), signal.SIGKILL)
+        script = 'source "$0/processes.sh"; cd "$1"; while running "$2" >/dev/null; do sleep 0.05; done'
+        subprocess.run(["bash", "-c", script, LOCAL, self.home, name], check=True, timeout=60)
+
     def said(self, name: str) -> str:
         return (self.home / name).read_text().strip()
 

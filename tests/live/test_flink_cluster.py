@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,20 @@ class TestTheCluster:
         assert before == (flink.process("flink"), flink.process("taskmanager-2"), flink.process("pool"))
         assert flink.address == flink_server.said("flink.address")
 
+    def test_up_starts_a_task_manager_once_more_that_ends_before_it_has_registered(self, flink: Any, flink_server: Any) -> None:
+        """For some seconds the master counts the first one, that was killed."""
+        flink_server.kill_part("taskmanager-1")
+        first = flink.process("taskmanager-1")
+        with ThreadPoolExecutor() as threads:
+            up = threads.submit(flink_server.start)
+            until(lambda: flink.process("taskmanager-1") != first)
+            second = flink.process("taskmanager-1")
+            flink_server.kill_part("taskmanager-1")
+            up.result(90)
+
+        assert flink.process("taskmanager-1") not in (first, second)
+        assert "Successful registration at resource manager" in (flink.home / "taskmanager-1.log").read_text()
+
 
 class TestAJob:
     def test_a_bounded_one_runs_to_its_end_on_both_task_managers(
@@ -218,7 +232,7 @@ class TestAJob:
         job = submit("killed", build, "--streaming", "--checkpointing_interval=500", "--number_of_execution_retries=9")
         until(lambda: len(numbers(out)) > 15 and len(workers(flink)) == 2)
         before = set(workers(flink))
-        os.kill(flink.process("taskmanager-1"), signal.SIGKILL)
+        flink_server.kill_part("taskmanager-1")
         until(lambda: len(before & set(workers(flink))) < 2, 20)
         flink_server.start()
         until(lambda: rest.restarts(job) >= 1)  # its death is noticed after some seconds

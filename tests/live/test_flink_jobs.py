@@ -157,7 +157,7 @@ def test_whatever_is_killed_each_event_comes_out_once(
         os.kill(dice.choice(workers_of(flink.process("pool"))[-2:]), signal.SIGKILL)
 
     def task_manager() -> None:
-        os.kill(flink.process(f"taskmanager-{dice.choice((1, 2))}"), signal.SIGKILL)
+        flink_server.kill_part(f"taskmanager-{dice.choice((1, 2))}")
         flink_server.start()
 
     def kafka() -> None:
