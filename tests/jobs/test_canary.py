@@ -315,6 +315,16 @@ class TestTheSearch:
 
         assert {"text", "number"} == canaries.found(path.read_bytes())
 
+    def test_eight_digits_in_a_random_tag_are_no_find(self) -> None:
+        """Tags, names and ids of every run are new: a search that takes chance for a leak would fail once in some thousand runs."""
+        canaries = CANARY.Canaries()
+        canaries.add("phone", "394120892817")
+
+        assert set() == canaries.found(b'"mac":"d6981c98659d6f2d3941208928d55c01"}')
+        assert {"phone"} == canaries.found(b'"phone":"+394120892817"}')
+        with pytest.raises(AssertionError, match="found by chance"):
+            canaries.add("short", "39412089")
+
     def test_it_finds_a_key_by_a_run_of_eight_bytes(self) -> None:
         canaries = CANARY.Canaries()
         canaries.add_bytes("key", bytes(range(100, 132)))

@@ -20,6 +20,9 @@ import pyarrow as pa
 
 RUN = 8
 """So many characters of a text in a row, or bytes of a key, are a find."""
+HEX_RUN = 12
+"""So many where they all are hexadecimal digits: random tags and names are full of those, and eight of them meet by chance."""
+_HEX = frozenset(b"0123456789abcdefABCDEF")
 
 
 class Canaries:
@@ -30,7 +33,7 @@ class Canaries:
         self._forms: dict[bytes, str] = {}
 
     def text(self, name: str) -> str:
-        """A text of 24 letters and digits, always the same for a name. It is found by any run of eight characters."""
+        """A text of 24 letters and digits, always the same for a name. It is found by any run of eight characters (RUN, HEX_RUN)."""
         if name not in self._texts:
             self.add(name, "".join(random.Random(f"canary {name}").choices(string.ascii_lowercase + string.digits, k=24)))
         return self._texts[name]
@@ -46,9 +49,15 @@ class Canaries:
         """Plant a text of one's own: found as text by its runs, and encoded as a whole."""
         self._texts[name] = text
         data = text.encode()
+        assert len(data) >= HEX_RUN or not _HEX.issuperset(data), "so short a text is found by chance"
         for one in {data, data.upper(), data.lower()}:
             for at in range(len(one) - RUN + 1):
-                self._forms.setdefault(one[at : at + RUN], name)
+                run = one[at : at + RUN]
+                if _HEX.issuperset(run):
+                    run = one[at : at + HEX_RUN]
+                    if len(run) < HEX_RUN:
+                        continue
+                self._forms.setdefault(run, name)
             for form in _encoded(one):
                 self._forms.setdefault(form, name)
         return text
