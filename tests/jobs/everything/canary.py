@@ -21,8 +21,9 @@ import pyarrow as pa
 RUN = 8
 """So many characters of a text in a row, or bytes of a key, are a find."""
 HEX_RUN = 12
-"""So many where they all are hexadecimal digits: random tags and names are full of those, and eight of them meet by chance."""
+"""So many where they all are hexadecimal digits and more of those stand beside them, as in a random tag: eight meet there by chance."""
 _HEX = frozenset(b"0123456789abcdefABCDEF")
+_HEX_WORD = re.compile(rb"(?<![0-9A-Za-z])[0-9A-Fa-f]{%d,%d}(?![0-9A-Za-z])" % (RUN, HEX_RUN - 1))
 
 
 class Canaries:
@@ -31,6 +32,7 @@ class Canaries:
     def __init__(self) -> None:
         self._texts: dict[str, str] = {}
         self._forms: dict[bytes, str] = {}
+        self._words: dict[bytes, str] = {}
 
     def text(self, name: str) -> str:
         """A text of 24 letters and digits, always the same for a name. It is found by any run of eight characters (RUN, HEX_RUN)."""
@@ -53,11 +55,13 @@ class Canaries:
         for one in {data, data.upper(), data.lower()}:
             for at in range(len(one) - RUN + 1):
                 run = one[at : at + RUN]
-                if _HEX.issuperset(run):
-                    run = one[at : at + HEX_RUN]
-                    if len(run) < HEX_RUN:
-                        continue
-                self._forms.setdefault(run, name)
+                if not _HEX.issuperset(run):
+                    self._forms.setdefault(run, name)
+                    continue
+                for end in range(at + RUN, min(at + HEX_RUN, len(one) + 1)):
+                    self._words.setdefault(one[at:end], name)
+                if at + HEX_RUN <= len(one):
+                    self._forms.setdefault(one[at : at + HEX_RUN], name)
             for form in _encoded(one):
                 self._forms.setdefault(form, name)
         return text
@@ -91,6 +95,7 @@ class Canaries:
                 runs = {data[at : at + RUN] for at in range(len(data) - RUN + 1)}
                 near = [form for start in runs & starts.keys() for form in starts[start]]
                 names.update(self._forms[form] for form in (*near, *short) if form in data)
+                names.update(self._words[word] for word in self._words.keys() & set(_HEX_WORD.findall(data)))
         return names
 
 
